@@ -8,6 +8,7 @@
 //! "consecutive" holds over the fleet.
 
 pub mod memory;
+pub mod own_fault;
 pub mod redis;
 pub mod score;
 
