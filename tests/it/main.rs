@@ -2,4 +2,13 @@
 
 mod support;
 
+mod bad_input;
+mod crash;
+mod fleet;
+mod hostile;
 mod log_contract;
+mod main_job;
+mod observability;
+mod retries;
+mod round_trip;
+mod suspension;
