@@ -58,14 +58,21 @@ impl Config {
             problems.push(("events", "name at least one topic, such as [\"posthaste.events\"]".to_owned()));
         }
         let mut seen = HashSet::new();
-        let single = [("retry_prefix", &self.retry_prefix), ("dead", &self.dead), ("registry", &self.registry), ("attempts", &self.attempts)];
+        let single =
+            [("retry_prefix", &self.retry_prefix), ("dead", &self.dead), ("registry", &self.registry), ("attempts", &self.attempts)];
         for (key, name) in self.events.iter().map(|name| ("events", name)).chain(single) {
             if let Err(wrong) = check_name(name) {
                 problems.push((key, wrong));
             } else if !seen.insert(name) {
                 problems.push((key, format!("`{name}` is used twice: every topic needs a name of its own")));
             } else if key != "retry_prefix" && name.starts_with(&*self.retry_prefix) {
-                problems.push((key, format!("`{name}` begins like the retry topics (retry_prefix = \"{}\"): its records would be read as retries", self.retry_prefix)));
+                problems.push((
+                    key,
+                    format!(
+                        "`{name}` begins like the retry topics (retry_prefix = \"{}\"): its records would be read as retries",
+                        self.retry_prefix
+                    ),
+                ));
             }
         }
         // The longest tier that anybody writes is well under 16 characters.

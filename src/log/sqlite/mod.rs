@@ -169,7 +169,9 @@ impl SqliteLog {
 fn lock(directory: &Path) -> Result<fs::File, LogError> {
     let shown = directory.display();
     let cannot = |error: std::io::Error| {
-        LogError::Fatal(format!("the data directory {shown} can not be used: {error}; choose another by log.data_directory, or allow writing to it"))
+        LogError::Fatal(format!(
+            "the data directory {shown} can not be used: {error}; choose another by log.data_directory, or allow writing to it"
+        ))
     };
     if !directory.exists() {
         // Events and tokens lie in it: nobody else's business.
@@ -303,7 +305,9 @@ impl Log for SqliteLog {
                 topics::check_name(&spec.name).map_err(LogError::Fatal)?;
                 if !(1..=MAX_PARTITIONS).contains(&spec.partitions) {
                     let (name, count) = (&spec.name, spec.partitions);
-                    return Err(LogError::Fatal(format!("topic `{name}` can have 1 to {MAX_PARTITIONS} partitions, not {count}: log.partitions")));
+                    return Err(LogError::Fatal(format!(
+                        "topic `{name}` can have 1 to {MAX_PARTITIONS} partitions, not {count}: log.partitions"
+                    )));
                 }
             }
             let (reply, result) = oneshot::channel();

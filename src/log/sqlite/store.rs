@@ -99,7 +99,10 @@ pub(super) fn open_writer(file: &Path, max_size: Option<u64>) -> Result<Connecti
     }
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        return Err(Fault::fatal(format!("{} can not have a write-ahead log (journal mode {mode}): log.data_directory must be on a local disk", file.display())));
+        return Err(Fault::fatal(format!(
+            "{} can not have a write-ahead log (journal mode {mode}): log.data_directory must be on a local disk",
+            file.display()
+        )));
     }
     // FULL: a commit returns after the write-ahead log is on the disk. NORMAL would lose acknowledged records with the power.
     db.pragma_update(None, "synchronous", "FULL")?;
@@ -279,9 +282,8 @@ pub(super) fn delete_range(db: &Connection, partition: &Partition, from: i64, to
 /// Deletes at most `limit` tombstones that are older than `before_ms`, and not the record at `last`.
 pub(super) fn delete_tombstones(db: &Connection, partition: &Partition, last: i64, before_ms: i64, limit: i64) -> Result<usize, Fault> {
     let table = &partition.table;
-    let sql = format!(
-        "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE value IS NULL AND appended_ms < ?1 AND id < ?2 LIMIT ?3)"
-    );
+    let sql =
+        format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE value IS NULL AND appended_ms < ?1 AND id < ?2 LIMIT ?3)");
     Ok(db.prepare_cached(&sql)?.execute([before_ms, last, limit])?)
 }
 
@@ -296,7 +298,8 @@ pub(super) fn read(
     into: &mut Vec<Record>,
 ) -> Result<i64, Fault> {
     let room = max.saturating_sub(into.len());
-    let sql = format!("SELECT id, appended_ms, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3", partition.table);
+    let sql =
+        format!("SELECT id, appended_ms, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3", partition.table);
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![from, to, i64::try_from(room).unwrap_or(i64::MAX)])?;
     let mut next = from;

@@ -123,10 +123,8 @@ impl Queue {
 
     /// Waits until the writer has ended; false at the deadline.
     pub fn wait_ended(&self, deadline: Duration) -> bool {
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(self.lock(), deadline, |state| !state.ended)
-            .expect("nothing panics while it holds this lock");
+        let (state, _) =
+            self.changed.wait_timeout_while(self.lock(), deadline, |state| !state.ended).expect("nothing panics while it holds this lock");
         state.ended
     }
 
