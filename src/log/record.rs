@@ -109,7 +109,7 @@ pub fn decode_event(record: &Record) -> Result<Event, Unreadable> {
             return Err(Unreadable::because("a batch of CloudEvents cannot be settled one by one: send each as a record of its own"));
         }
         let text = Text::try_from(value.clone()).map_err(|_| Unreadable::because("the value is no UTF-8"))?;
-        event_from_json(&text, timestamp_from_ms(record.appended_ms))?
+        event_from_json(&text, timestamp_from_ms(record.appended_ms), &Text::from_static(Event::DEFAULT_TENANT))?
     };
     if event.id.is_empty() {
         event.id = record.position.to_string().into();
@@ -121,8 +121,9 @@ pub fn decode_event(record: &Record) -> Result<Event, Unreadable> {
 }
 
 /// Reads one event (own JSON or a structured CloudEvent) from `text`, whose buffer it shares. An event without `id` has an empty one: it is
-/// named by its position once it lies in the log. `now` is the time of an event that does not say when it happened.
-pub fn event_from_json(text: &Text, now: Timestamp) -> Result<Event, FieldError> {
+/// named by its position once it lies in the log. `now` is the time of an event that does not say when it happened, `tenant` that of an event
+/// that names none.
+pub fn event_from_json(text: &Text, now: Timestamp, tenant: &Text) -> Result<Event, FieldError> {
     // A derived reader would take an array for the members in their order.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(FieldError::new(".", "is no JSON object"));
@@ -169,7 +170,7 @@ pub fn event_from_json(text: &Text, now: Timestamp) -> Result<Event, FieldError>
             Some(time) => parse_time("time", &time.0)?,
         },
         tenant: match wire.tenant {
-            None => Text::from_static(Event::DEFAULT_TENANT),
+            None => tenant.clone(),
             Some(tenant) => name_field("tenant", share(tenant.0))?,
         },
         subject: wire.subject.map(|subject| subject_field("subject", share(subject.0))).transpose()?,
