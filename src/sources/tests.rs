@@ -16,7 +16,7 @@ use crate::{
         tracker::Tracker,
     },
     model::{
-        Auth, EndpointUrl, Format, Purpose, Signing, Status, Timestamp, TopicPartition, TypePattern,
+        Auth, Class, EndpointUrl, Format, Purpose, Signing, Status, Timestamp, TopicPartition, TypePattern,
         time::{ManualClock, timestamp_from_ms},
     },
 };
@@ -77,10 +77,14 @@ impl Consumer for Scripted {
     }
 }
 
-/// A log that can be read by position alone.
+/// A log of one partition that was filled before; what is appended is kept apart.
+#[derive(Default)]
 struct Lines {
     records: Vec<Record>,
     script: Arc<Mutex<Script>>,
+    appended: Arc<Mutex<Vec<Append>>>,
+    /// The next append is not stored.
+    fails: std::sync::atomic::AtomicBool,
 }
 
 struct LinesReader {
@@ -110,7 +114,21 @@ impl Log for Lines {
     }
 
     fn append(&self, records: Vec<Append>) -> BoxFuture<'static, Vec<Result<Position, LogError>>> {
-        async move { records.iter().map(|_| Err(LogError::Unavailable("read only".into()))).collect() }.boxed()
+        let fails = self.fails.swap(false, Ordering::Relaxed);
+        let appended = Arc::clone(&self.appended);
+        async move {
+            let mut appended = appended.lock().expect("nothing panics while it holds this lock");
+            let store = |append: Append| match fails {
+                true => Err(LogError::Unavailable("not now".into())),
+                false => {
+                    let position = Position { topic: append.topic.clone(), partition: 0, offset: appended.len() as i64 };
+                    appended.push(append);
+                    Ok(position)
+                }
+            };
+            records.into_iter().map(store).collect()
+        }
+        .boxed()
     }
 
     fn consumer(&self, _: Subscription) -> Result<Box<dyn Consumer>, LogError> {
@@ -118,8 +136,14 @@ impl Log for Lines {
     }
 
     fn reader(&self, partition: TopicPartition, from: From) -> Result<Box<dyn Reader>, LogError> {
-        let From::Offset(next) = from else { return Err(LogError::Fatal("by offset alone".into())) };
-        let is_in = |record: &&Record| record.position.topic_partition() == partition && record.position.offset >= next;
+        let (next, since_ms) = match from {
+            From::Earliest => (0, i64::MIN),
+            From::Offset(next) => (next, i64::MIN),
+            From::Time(since) => (0, since.as_millisecond()),
+        };
+        let is_in = |record: &&Record| {
+            record.position.topic_partition() == partition && record.position.offset >= next && record.appended_ms >= since_ms
+        };
         Ok(Box::new(LinesReader { records: self.records.iter().filter(is_in).cloned().collect(), next }))
     }
 
@@ -231,7 +255,11 @@ impl Bench {
     fn new(kind: Kind, config: Config) -> Bench {
         const PLENTY: usize = 10_000;
         let script = Arc::new(Mutex::new(Script::default()));
-        let log = Arc::new(Lines { records: (0..20).map(|offset| event_record(offset, "two")).collect(), script: Arc::clone(&script) });
+        let log = Arc::new(Lines {
+            records: (0..20).map(|offset| event_record(offset, "two")).collect(),
+            script: Arc::clone(&script),
+            ..Lines::default()
+        });
         let (to_deliver, delivered) = mpsc::sync_channel(PLENTY);
         let (to_doom, doomed) = mpsc::sync_channel(PLENTY);
         let (to_respill, respilled) = mpsc::sync_channel(PLENTY);
@@ -342,8 +370,6 @@ fn the_position_waits_for_the_oldest_open_record_and_the_rest_is_told_beside_it(
     assert_eq!(bench.committed(), Some((16, vec![])));
     assert_eq!(bench.budget.used(), 0);
 }
-
-use crate::model::Class;
 
 #[test]
 fn what_was_done_before_a_restart_is_not_sent_again() {
@@ -691,16 +717,88 @@ fn an_endpoint_that_is_not_known_yet_is_waited_for_and_one_that_is_gone_is_not()
 
 #[test]
 fn a_source_runs_on_its_own_thread_until_it_is_told_to_finish() {
-    let script = Arc::new(Mutex::new(Script::default()));
     let bench = Bench::events();
     let source = bench.source;
-    script.lock().expect("one thread").polls.push_back(Ok(Polled::Records(Vec::new())));
     let handle = start("events", |_| source).expect("a thread");
     assert!(handle.is_running());
     handle.stop();
     handle.finish(Duration::from_secs(10));
     assert!(!handle.is_running());
     assert!(bench.script.lock().expect("it has ended").closed);
+}
+
+#[tokio::test]
+async fn what_is_taken_over_http_is_answered_for_each_event() {
+    let log = Arc::new(Lines { fails: true.into(), ..Lines::default() });
+    let config = ingest::Config { memory: bytesize::ByteSize::kib(4), ..Default::default() };
+    let ingest = ingest::Ingest::new(log.clone(), EVENTS.into(), config, Arc::new(ManualClock::at_ms(NOW_MS)), Metrics::new());
+    let scope = ingest::Scope { tenant: "acme".into(), only: true };
+    let body = Bytes::from_static(br#"[{"type":"t","channel":"c","data":1},{"id":"mine","type":"t","channel":"c","data":2}]"#);
+    let parsed = ingest.parse(&body, &scope).expect("two events");
+    let failed = ingest.append(parsed.clone()).await;
+    assert!(failed.iter().all(|result| matches!(result, Err(LogError::Unavailable(_)))), "{failed:?}");
+    let stored = ingest.append(parsed.clone()).await;
+    let ids: Vec<Text> = parsed.iter().zip(&stored).map(|(event, at)| ingest::id_of(event, at.as_ref().expect("stored"))).collect();
+    assert_eq!(ids, ["posthaste.events:0:0", "mine"]);
+    assert_eq!(log.appended.lock().expect("no panic")[0].key.as_deref(), Some(&b"acme/c"[..]));
+    let many = std::iter::repeat_n(parsed[0].clone(), 20).collect();
+    let full = ingest.append(many).await;
+    assert!(full.iter().all(|result| matches!(result, Err(LogError::Unavailable(text)) if text.contains("ingest.memory"))), "{full:?}");
+}
+
+/// Runs a replay of twenty events to `two`, one second apart, to its end.
+fn replay(span: replay::Span, wants: impl FnMut(&Event, &Position) -> bool + Send + 'static) -> (replay::Progress, Vec<Delivery>) {
+    let mut records: Vec<Record> = (0..20).map(|offset| event_record(offset, "two")).collect();
+    for record in &mut records {
+        record.appended_ms += record.position.offset * 1000;
+    }
+    records[3] = retry_record(EVENTS, 3, "a", 0);
+    records[4].value = None;
+    records[5].value = Some(Bytes::from_static(b"broken"));
+    let log = Arc::new(Lines { records, fails: true.into(), ..Lines::default() });
+    let appended = Arc::clone(&log.appended);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let clock = Arc::new(ManualClock::at_ms(NOW_MS));
+    let replays = replay::Replays::new(log, EVENTS.into(), runtime.handle().clone(), replay::Config::default(), clock);
+    let request = replay::Request { endpoint: "a".into(), registry_offset: 9, tenant: "default".into(), span, wants: Box::new(wants) };
+    let id = replays.start(request).expect("it may run").id;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let progress = loop {
+        let progress = replays.get(&id).expect("it is remembered");
+        if progress.state != replay::State::Running {
+            break progress;
+        }
+        assert!(Instant::now() < deadline, "{progress:?}");
+        std::thread::yield_now();
+    };
+    let appended = appended.lock().expect("nothing panics while it holds this lock");
+    let store = |append: &Append| {
+        let Append { key, value, headers, .. } = append.clone();
+        crate::log::record::decode_delivery(&record_of(EVENTS, 99, crate::log::record::Encoded { key, value, headers }))
+            .expect("a delivery")
+    };
+    (progress, appended.iter().map(store).collect())
+}
+
+#[test]
+fn a_replay_appends_what_the_endpoint_wants_with_its_first_coordinates() {
+    let positions = vec![Position { topic: EVENTS.into(), partition: 0, offset: 2 }];
+    let (progress, deliveries) = replay(replay::Span::Positions(positions), |_, position| position.offset % 2 == 0);
+    assert_eq!(progress.state, replay::State::Done);
+    assert_eq!((progress.read, progress.sent, progress.remaining), (18, 8, 0));
+    assert_eq!(deliveries.iter().map(|delivery| delivery.origin.offset).collect::<Vec<_>>(), [2, 6, 8, 10, 12, 14, 16, 18]);
+    assert!(
+        deliveries.iter().all(|delivery| delivery.purpose == Purpose::Replay && delivery.registry_offset == 9 && delivery.endpoint == "a")
+    );
+}
+
+#[test]
+fn a_replay_of_a_time_keeps_within_it() {
+    let at = |second: i64| timestamp_from_ms(NOW_MS + second * 1000);
+    let span = replay::Span::Time { topics: vec![EVENTS.into()], since: at(7), until: Some(at(10)) };
+    let (progress, deliveries) = replay(span, |_, _| true);
+    assert_eq!(progress.state, replay::State::Done);
+    assert_eq!(deliveries.iter().map(|delivery| delivery.origin.offset).collect::<Vec<_>>(), [7, 8, 9]);
 }
 
 #[test]
