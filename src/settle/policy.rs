@@ -15,7 +15,7 @@ use std::{fmt, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, SeqAccess, Visitor},
+    de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
 use crate::model::{Attempt, DeadReason, Delivery, Endpoint, Failure, Outcome, RetrySchedule, Settlement, Timestamp, units::durations};
@@ -162,7 +162,7 @@ impl<'de> Deserialize<'de> for Schedule {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Schedule, A::Error> {
-                RetrySchedule::deserialize(serde::de::value::SeqAccessDeserializer::new(list)).map(Schedule::Delays)
+                durations::deserialize(SeqAccessDeserializer::new(list)).map(|delays| Schedule::Delays(RetrySchedule(delays)))
             }
         }
 
