@@ -45,6 +45,11 @@ sections! {
     logging: logging::Config,
 }
 
+/// The variables of this process; what is no UTF-8 is none of ours.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// A configuration and where it came from.
 #[derive(Debug, Clone)]
 pub struct Loaded {

@@ -1,0 +1,4 @@
+//! (being written)
+pub fn run(_: super::DemoArguments) -> anyhow::Result<()> {
+    anyhow::bail!("being written")
+}
