@@ -16,7 +16,7 @@ use crate::model::Rate;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     List(List),
-    Add(Add),
+    Add(Box<Add>),
     Remove(Remove),
     Enable(Enable),
 }

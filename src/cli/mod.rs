@@ -35,10 +35,10 @@ pub enum Command {
     Serve(ServeArguments),
     Demo(DemoArguments),
     Check(check::Arguments),
-    Send(send::Arguments),
+    Send(Box<send::Arguments>),
     Listen(listen::Arguments),
     #[command(subcommand)]
-    Endpoint(endpoint::Command),
+    Endpoint(Box<endpoint::Command>),
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
     Completions(completions::Arguments),
@@ -77,9 +77,9 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(_) => unreachable!("main starts the daemon itself"),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Send(arguments) => block_on(send::run(arguments)),
+        Command::Send(arguments) => block_on(send::run(*arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
-        Command::Endpoint(command) => block_on(endpoint::run(command)),
+        Command::Endpoint(command) => block_on(endpoint::run(*command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
         Command::Completions(arguments) => completions::run(&arguments),
     }
