@@ -1,0 +1,7 @@
+//! (being written)
+
+pub(super) struct Source;
+
+impl Source {
+    pub(super) fn run(self, _inbox: &std::sync::mpsc::Receiver<super::Command>) {}
+}
