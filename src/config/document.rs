@@ -33,6 +33,8 @@ pub struct Document<'t> {
 /// One element of an array of tables, such as `[[endpoint]]`.
 pub struct Element<T> {
     pub value: T,
+    /// What problems call it: `endpoint(orders)` by its id, or `endpoint[3]` by its number.
+    label: String,
     /// Place of the element's beginning, and of its keys.
     node: Range<usize>,
     keys: Vec<(String, Range<usize>)>,
@@ -136,17 +138,17 @@ impl<'t> Document<'t> {
                 None => format!("{name}[{index}]"),
             };
             if let Some(value) = self.read(&label, element) {
-                read.push(Element { value, node, keys });
+                read.push(Element { value, label, node, keys });
             }
         }
         read
     }
 
     /// Reports something about a key of an element.
-    pub fn report_element<T>(&mut self, label: &str, element: &Element<T>, key: &str, what: String) {
+    pub fn report_element<T>(&mut self, element: &Element<T>, key: &str, what: String) {
         let first = key.split(['.', '[']).next().unwrap_or(key);
         let span = element.keys.iter().find(|(name, _)| name == first).map_or(&element.node, |(_, span)| span).clone();
-        self.report(&span, format!("{label}.{key}"), what);
+        self.report(&span, format!("{}.{key}", element.label), what);
     }
 
     /// Reports every section that nobody has read: there is none of that name.

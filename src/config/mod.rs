@@ -10,12 +10,22 @@
 mod document;
 mod print;
 mod problem;
+mod relations;
+mod tables;
 
 use std::path::Path;
 
 pub use problem::{Place, Problem, Problems};
 
-use crate::telemetry::logging;
+use crate::{
+    health, log,
+    log::{kafka, topics},
+    model::Endpoint,
+    registry::{self, Tenant},
+    settle::{dead_letter, policy},
+    sources::{self, ingest},
+    telemetry::logging,
+};
 use document::Document;
 
 /// The manual: every key, its default and its reason.
@@ -27,20 +37,44 @@ macro_rules! sections {
         #[derive(Debug, Clone, Default)]
         pub struct Config {
             $( $(#[$doc])* pub $field: $type, )*
+            /// `[[endpoint]]`, checked: known on every instance, read-only in the API.
+            pub endpoints: Vec<Endpoint>,
+            /// `[[tenant]]`.
+            pub tenants: Vec<Tenant>,
         }
 
         /// The names of all sections.
-        const SECTIONS: &[&str] = &[$( stringify!($field), )*];
+        const SECTIONS: &[&str] = &[$( stringify!($field), )* tables::ENDPOINT, tables::TENANT];
 
         fn read(document: &mut Document) -> Config {
             Config {
                 $( $field: document.section(stringify!($field), <$type>::check), )*
+                endpoints: tables::endpoints(document),
+                tenants: tables::tenants(document),
             }
         }
     };
 }
 
 sections! {
+    /// Which log, and how long it keeps what.
+    log: log::Config,
+    /// Names of the topics.
+    topics: topics::Config,
+    /// The Kafka cluster, when it is the log.
+    kafka: kafka::Config,
+    /// Bounds of what comes in over HTTP.
+    ingest: ingest::Config,
+    /// How the log is read.
+    source: sources::Config,
+    /// Rules of health, and where its records are kept.
+    health: health::Config,
+    /// When and how often a failed delivery is tried again.
+    retry: policy::Config,
+    /// What is kept in memory of the dead letters.
+    dead_letters: dead_letter::Config,
+    /// The key that seals secrets.
+    registry: registry::Config,
     /// Logs of the process.
     logging: logging::Config,
 }
@@ -93,6 +127,9 @@ pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (Stri
     }
     let values = document.values();
     let config = read(&mut document);
+    for (section, key, problem) in relations::check(&config) {
+        document.report_key(section, key, problem);
+    }
     match document.finish(SECTIONS) {
         problems if problems.is_empty() => Ok(Loaded { config, values }),
         problems => Err(Problems(problems)),
