@@ -65,7 +65,7 @@ impl Config {
                 problems.push((key, wrong));
             } else if !seen.insert(name) {
                 problems.push((key, format!("`{name}` is used twice: every topic needs a name of its own")));
-            } else if key != "retry_prefix" && name.starts_with(&*self.retry_prefix) {
+            } else if key != "retry_prefix" && !self.retry_prefix.is_empty() && name.starts_with(&*self.retry_prefix) {
                 problems.push((
                     key,
                     format!(
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(keys(Config { events: vec!["a".into(), "a".into()], ..Config::default() }), ["events"]);
         assert_eq!(keys(Config { events: vec!["posthaste.dead".into()], ..Config::default() }), ["dead"]);
         assert_eq!(keys(Config { dead: "posthaste.retry.dead".into(), ..Config::default() }), ["dead"]);
-        assert_eq!(keys(Config { retry_prefix: "".into(), ..Config::default() }).first(), Some(&"retry_prefix"));
+        assert_eq!(keys(Config { retry_prefix: "".into(), ..Config::default() }), ["retry_prefix"]);
     }
 
     #[test]
