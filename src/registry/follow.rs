@@ -177,6 +177,7 @@ impl Follower {
     fn tell(&mut self, changes: &[Change]) {
         if !changes.is_empty() {
             (self.on_change)(changes);
+            self.shared.changed.send_modify(|count| *count += 1);
             changes.iter().for_each(|change| self.states.count(change));
             for (label, count) in self.states.iter() {
                 self.shared.metrics.endpoints.with(label).set(count as f64);

@@ -18,6 +18,7 @@
 //!
 //! Endpoints and tenants that the configuration declares lie beside those of the topic: the same on every instance, read-only in the API.
 
+pub mod private_file;
 pub mod seal;
 pub mod spec;
 mod view;
@@ -95,7 +96,7 @@ pub struct Tenant {
     pub account_roles: Vec<String>,
     /// Its share of the scheduler's turns beside other tenants, 1 to 1,000.
     pub weight: u32,
-    /// Events that it may send in, over HTTP; none: unlimited.
+    /// Events that it may hand in over HTTP, per instance; none: unlimited.
     pub rate: Option<Rate>,
     /// From the configuration file: read-only in the API.
     #[serde(skip)]
@@ -150,6 +151,8 @@ struct Shared {
     pending: Pending,
     /// The offset up to which the view is applied.
     applied: AtomicI64,
+    /// Grows with every batch of changes, for those who wait for one.
+    changed: tokio::sync::watch::Sender<u64>,
     /// When the view was last known to be at the end.
     caught_up: Mutex<Option<Instant>>,
     stopped: AtomicBool,
@@ -187,6 +190,7 @@ impl Registry {
             key,
             pending: Pending::new(),
             applied: AtomicI64::new(-1),
+            changed: tokio::sync::watch::Sender::new(0),
             caught_up: Mutex::new(None),
             stopped: AtomicBool::new(false),
             metrics,
@@ -253,6 +257,21 @@ impl Registry {
 
     pub fn get(&self, id: &str) -> Option<Entry> {
         self.view().entry(id)
+    }
+
+    /// Waits until the endpoint is as wanted; none if it is not within `deadline`, or is gone.
+    pub async fn wait_for(&self, id: &str, deadline: Duration, wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let mut changed = self.shared.changed.subscribe();
+        let wait = async {
+            loop {
+                let entry = self.get(id)?;
+                if wanted(&entry) {
+                    return Some(entry);
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(deadline, wait).await.ok().flatten()
     }
 
     /// At most `limit` endpoints of a tenant (none: of all) in the order of their ids, from behind `after` on.

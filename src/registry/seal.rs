@@ -4,12 +4,7 @@
 //! other. The key of the record is authenticated along with it: a sealed secret that is copied under another endpoint does not open.
 //! Each sealed text names the key it was sealed with, so that a wrong key is told apart from a damaged record.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{ErrorKind, Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
@@ -20,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::private_file;
 use crate::model::Secret;
 
 /// The name of the key file that a daemon without `registry.key` makes in its data directory.
@@ -80,33 +76,15 @@ impl Key {
                 .into());
         };
         let path = directory.join(KEY_FILE);
-        match File::open(&path) {
-            Ok(file) => Key::read(file, &path),
-            Err(error) if error.kind() == ErrorKind::NotFound => Key::make(directory, &path),
-            Err(error) => Err(format!("cannot read the key file {}: {error}", path.display())),
+        let (text, made) = private_file::read_or_make(&path, || {
+            let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+            fill_random(bytes.as_mut_slice());
+            Zeroizing::new(STANDARD.encode(bytes.as_slice()))
+        })?;
+        if made {
+            tracing::info!(path = %path.display(), "made a key for sealed secrets");
         }
-    }
-
-    fn read(file: File, path: &Path) -> Result<Key, String> {
-        let mut text = Zeroizing::new(String::new());
-        // A key file is 45 bytes; what is longer is something else.
-        file.take(1024).read_to_string(&mut text).map_err(|error| format!("cannot read the key file {}: {error}", path.display()))?;
         Key::parse(&text).map_err(|wrong| format!("the key file {} {wrong}", path.display()))
-    }
-
-    /// Writes a new key beside its place, makes it durable, and then moves it there: no crash leaves half a key behind.
-    fn make(directory: &Path, path: &Path) -> Result<Key, String> {
-        let failed = |error: std::io::Error| format!("cannot make the key file {}: {error}", path.display());
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        fill_random(bytes.as_mut_slice());
-        let text = Zeroizing::new(STANDARD.encode(bytes.as_slice()));
-        let scratch: PathBuf = path.with_extension("key.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&scratch, path).map_err(failed)?;
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        tracing::info!(path = %path.display(), "made a key for sealed secrets");
-        Ok(Key::from_bytes(&bytes))
     }
 
     /// Names the key without telling it.
