@@ -2,7 +2,7 @@
 //!
 //! # What is durable when
 //!
-//! One thread writes ([`writer`]); an append is answered after the COMMIT that holds it, which with a write-ahead log and
+//! One thread writes (`writer`); an append is answered after the COMMIT that holds it, which with a write-ahead log and
 //! `synchronous = FULL` means after its fsync. Offsets and metadata of a group are rows of the same file and go the same way. So after a
 //! crash between any two instructions, or a loss of power on a disk that keeps its promises, everything that was answered is there, and
 //! nothing is there that a restart would number otherwise.
@@ -13,7 +13,7 @@
 //!
 //! # Reading
 //!
-//! The newest records are kept in memory, shared with whoever appended them ([`partition`]); who keeps up never touches the file. Who does
+//! The newest records are kept in memory, shared with whoever appended them (`partition`); who keeps up never touches the file. Who does
 //! not reads ranges of it on a connection of his own, which a write-ahead log lets him do beside the writer.
 //!
 //! # Why SQLite

@@ -156,17 +156,21 @@ impl Queue {
 }
 
 /// Whatever ends the writer, also a panic: what waits is answered, what comes is refused.
-struct Ended(Arc<Queue>);
+struct Ended {
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.queue.lock();
         (state.closed, state.ended) = (true, true);
         // Dropping a command drops its reply, which its caller reads as "the log is closed".
         let commands = std::mem::take(&mut state.commands);
         drop(state);
         drop(commands);
-        self.0.changed.notify_all();
+        self.metrics.log_connected.set(0.0);
+        self.queue.changed.notify_all();
     }
 }
 
@@ -238,7 +242,7 @@ struct Run<'a> {
 
 impl Writer {
     pub fn run(mut self) {
-        let ended = Ended(Arc::clone(&self.queue));
+        let ended = Ended { queue: Arc::clone(&self.queue), metrics: Arc::clone(&self.metrics) };
         let mut sweep_at = Instant::now() + self.sweep_every;
         while let Some(commands) = self.queue.take(sweep_at) {
             let mut jobs = (Vec::new(), Vec::new());
