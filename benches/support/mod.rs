@@ -16,7 +16,14 @@ pub mod sink;
 
 use std::{
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
+};
+
+use posthaste::{
+    log::{Backend, Log, TopicSpec, kafka::KafkaLog, sqlite::SqliteLog, sqlite::SqliteOptions, topics::Topics},
+    settle::Policy,
+    telemetry::Metrics,
 };
 
 /// CPU time (user and system) of a process so far.
@@ -79,4 +86,24 @@ pub fn quantile(values: &mut [Duration], quantile: f64) -> Duration {
     values.sort_unstable();
     let last = values.len() - 1;
     values[((last as f64) * quantile).round() as usize]
+}
+
+/// The log of a site, opened as the daemon would.
+pub fn open_log(site: &daemon::Site) -> Arc<dyn Log> {
+    let config = parsed(site);
+    let metrics = Metrics::new();
+    match config.log.backend {
+        Backend::Sqlite => SqliteLog::open(&config.log.data_directory, SqliteOptions::new(&config.log, metrics)).expect("the log opens"),
+        Backend::Kafka => KafkaLog::open(&config.kafka, metrics).expect("the log opens"),
+    }
+}
+
+/// The topics that a daemon of this site would make.
+pub fn topics(site: &daemon::Site) -> Vec<TopicSpec> {
+    let config = parsed(site);
+    Topics::new(&config.topics).specs(Policy::new(&config.retry).tiers(), &config.log)
+}
+
+fn parsed(site: &daemon::Site) -> posthaste::config::Config {
+    posthaste::config::parse("bench", &site.config(), []).expect("the configuration is right").config
 }

@@ -7,7 +7,7 @@
 //! crash between any two instructions, or a loss of power on a disk that keeps its promises, everything that was answered is there, and
 //! nothing is there that a restart would number otherwise.
 //!
-//! Offsets of a partition begin at the time of its creation in milliseconds: a daemon that starts with a fresh directory does not repeat the
+//! Offsets of a partition begin at the time of its creation in microseconds: a daemon that starts with a fresh directory does not repeat the
 //! positions, and with them the idempotency keys, of its earlier life, as long as a partition took fewer than 1,000 records a second on the
 //! average of that life.
 //!

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS topics (
     partitions INTEGER NOT NULL,
     retain_ms INTEGER,              -- NULL: compacted
     max_record INTEGER NOT NULL,
-    first_offset INTEGER NOT NULL   -- where its partitions began: milliseconds since the epoch at its creation
+    first_offset INTEGER NOT NULL   -- where its partitions began: microseconds since the epoch at its creation
 ) STRICT;
 CREATE TABLE IF NOT EXISTS commits (
     consumers TEXT NOT NULL,        -- the group

@@ -188,13 +188,13 @@ async fn offsets_begin_at_the_time_of_creation_and_are_never_given_out_twice() {
     let options = || SqliteOptions { clock: Arc::new(clock.clone()), sweep_every: Duration::from_millis(1), ..options() };
     let log = open(directory.path(), options()).await;
     let first = fill(&log, 0..3).await;
-    assert_eq!(first[0].offset, 1_750_000_000_000);
+    assert_eq!(first[0].offset, 1_750_000_000_000_000);
     // All but the last record are too old: it stays, and tells the next offset.
     clock.advance_ms(3_600_000);
     eventually("retention deletes", || read(&log, "t").len() == 1);
     drop(log);
     let log = open(directory.path(), options()).await;
-    assert_eq!(fill(&log, 3..4).await[0].offset, 1_750_000_000_003);
+    assert_eq!(fill(&log, 3..4).await[0].offset, 1_750_000_000_000_003);
     drop(log);
 
     // A clock that was set back does not make a time fall along the partition.

@@ -386,18 +386,20 @@ impl Writer {
     fn ensure(&self, specs: &[TopicSpec]) -> Result<(), Fault> {
         let mut catalogue = Catalogue::clone(&self.catalogue.load());
         let mut changed = Vec::new();
-        let now = self.clock.now_ms();
+        // Microseconds: no partition takes a million records a second over its whole life, so a fresh directory begins above all positions of
+        // the one before; and they stay exact where a receiver reads numbers as 64-bit floats.
+        let first = self.clock.now().as_microsecond();
         for spec in specs {
             let known = catalogue.get(&spec.name);
             if known.is_some_and(|topic| topic.cleanup == spec.cleanup && topic.max_record == spec.max_record) {
                 continue;
             }
             // The number of partitions is fixed when the topic is made: another one would give keys another partition.
-            let first_offset = known.map_or(now, |topic| topic.first_offset);
+            let first_offset = known.map_or(first, |topic| topic.first_offset);
             let partitions = match known {
                 Some(topic) => topic.partitions.clone(),
                 None => (0..spec.partitions as i32)
-                    .map(|partition| Partition::new(TopicPartition { topic: spec.name.clone(), partition }, now, now))
+                    .map(|partition| Partition::new(TopicPartition { topic: spec.name.clone(), partition }, first, first))
                     .collect(),
             };
             changed.push(StoredTopic {
