@@ -594,6 +594,18 @@ fn stopping_takes_nothing_more_and_finishing_waits_for_what_is_out() {
 }
 
 #[test]
+fn finishing_does_not_wait_for_what_was_abandoned() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(events(0..3));
+    let mut taken = bench.taken();
+    taken.remove(0).ack.done();
+    taken.into_iter().for_each(|routed| routed.ack.abandon());
+    bench.source.command(Command::Finish(bench.now + Duration::from_secs(10)));
+    assert_eq!(bench.turn(), Err(End::Finished));
+    assert_eq!(bench.script().commits.last().map(|(commit, _)| commit.offset), Some(1));
+}
+
+#[test]
 fn finishing_ends_at_its_deadline_with_what_is_settled_by_then() {
     let mut bench = Bench::events().assigned(EVENTS, 0, None);
     bench.poll(events(0..3));
