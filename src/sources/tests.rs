@@ -268,10 +268,11 @@ impl Bench {
         let budget = Budget::new(1 << 20);
         let clock = ManualClock::at_ms(NOW_MS);
         let metrics = Metrics::new();
+        let endpoints = ["a", "b"].map(endpoint);
         let wiring = Wiring {
-            route: Box::new(|event, into| {
+            route: Box::new(move |event, into| {
                 let count = ["none", "one", "two"].iter().position(|word| event.channel == word).unwrap_or(0);
-                into.extend(["a", "b"][..count].iter().map(|id| endpoint(id)));
+                into.extend(endpoints[..count].iter().cloned());
             }),
             resolve: {
                 let behind = Arc::clone(&behind);
