@@ -36,6 +36,9 @@ const BEHIND: Duration = Duration::from_millis(50);
 /// How often gauges are set, positions published and the window is looked at.
 const REPORT: Duration = Duration::from_millis(100);
 
+/// How often unreadable records are told at most: a producer may send nothing else. All of them are counted and kept.
+const WARNING: Duration = Duration::from_secs(10);
+
 /// How long a delivery whose acknowledgement was lost waits in a tier.
 const RESPILL: Duration = Duration::from_secs(5);
 
@@ -91,6 +94,7 @@ pub(super) struct Source {
     next_commit: Instant,
     next_report: Instant,
     next_reread: Instant,
+    next_warning: Instant,
     /// Since when nothing is taken, and why.
     halted: Option<(Instant, &'static str)>,
     /// The log's trouble was told; it is told again when it is over.
@@ -124,6 +128,7 @@ impl Source {
             next_commit: now,
             next_report: now,
             next_reread: now,
+            next_warning: now,
             halted: None,
             in_trouble: false,
             weight: 1024,
@@ -155,9 +160,13 @@ impl Source {
     pub fn command(&mut self, command: Command) {
         match (command, self.phase) {
             (Command::Stop, Phase::Running) => self.phase = Phase::Stopping,
-            (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => return,
+            (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => {}
             (Command::Finish(deadline), _) => self.phase = Phase::Finishing(deadline),
         }
+        self.forget_waiting();
+    }
+
+    fn forget_waiting(&mut self) {
         for owned in &mut self.partitions.list {
             owned.forget_waiting();
         }
@@ -188,7 +197,7 @@ impl Source {
         let reason = self.reason_to_halt();
         self.halt(reason, now);
         if reason.is_none() {
-            self.let_go_on(now)?;
+            self.let_go_on(now);
         }
         let is_patient = self.halted.is_some_and(|(since, _)| now.saturating_duration_since(since) < self.config.patience);
         if is_patient && self.phase == Phase::Running {
@@ -241,22 +250,22 @@ impl Source {
     }
 
     /// Takes up what waited in the window's backlog and what is due.
-    fn let_go_on(&mut self, now: Instant) -> Result<(), End> {
+    fn let_go_on(&mut self, now: Instant) {
         for index in 0..self.partitions.list.len() {
             while self.wiring.budget.free() > 0 {
                 let owned = &mut self.partitions.list[index];
                 let Some(record) = owned.backlog.pop_front_if(|record| owned.tracker.fits(record.position.offset)) else { break };
-                self.admit(index, record, now)?;
+                self.admit(index, record, now);
             }
             while self.wiring.budget.free() > 0 {
                 let Some((offset, held)) = self.partitions.list[index].release(now) else { break };
-                self.go_on(index, offset, held, now)?;
+                self.go_on(index, offset, held, now);
             }
         }
-        self.flush()
+        self.flush();
     }
 
-    fn go_on(&mut self, index: usize, offset: i64, held: Held, now: Instant) -> Result<(), End> {
+    fn go_on(&mut self, index: usize, offset: i64, held: Held, now: Instant) {
         let remaining = held.delivery.due_at.map_or(0, |due_at| due_at.as_millisecond() - self.wiring.clock.now_ms());
         if held.moves_on && remaining > 0 {
             let permit = self.wiring.budget.take(held.delivery.event.weight());
@@ -264,9 +273,9 @@ impl Source {
             for ack in acks {
                 (self.wiring.respill)(held.delivery.clone(), Duration::from_millis(remaining.unsigned_abs()), ack);
             }
-            return Ok(());
+            return;
         }
-        self.place(index, offset, held.delivery, now)
+        self.place(index, offset, held.delivery, now);
     }
 
     /// Which partitions bring nothing for a while: all of them while nothing is taken; one whose window is full or that holds enough. False if the log
@@ -306,7 +315,7 @@ impl Source {
         let polled = self.consumer.poll(self.poll_time(now), self.poll_records());
         let Some(polled) = self.heed(polled)? else { return Ok(IDLE) };
         match polled {
-            Polled::Records(records) => self.take(records, now)?,
+            Polled::Records(records) => self.take(records, now),
             Polled::Assigned(assigned) => {
                 self.wiring.metrics.rebalances_total.with("assigned").increment(1);
                 self.partitions.assign(assigned).map_err(End::Failed)?;
@@ -350,10 +359,10 @@ impl Source {
         (self.wiring.budget.free() / self.weight + 1).min(most)
     }
 
-    fn take(&mut self, records: Vec<Record>, now: Instant) -> Result<(), End> {
+    fn take(&mut self, records: Vec<Record>, now: Instant) {
         if self.phase != Phase::Running {
             // Read before the pause took hold; never counted as read, so they come again.
-            return Ok(());
+            return;
         }
         self.shared.read.fetch_add(records.len() as u64, Ordering::Relaxed);
         let count = records.len().max(1);
@@ -366,23 +375,23 @@ impl Source {
             if is_halted || !owned.backlog.is_empty() || !owned.tracker.fits(record.position.offset) {
                 owned.backlog.push_back(record);
             } else {
-                self.admit(index, record, now)?;
+                self.admit(index, record, now);
             }
         }
         self.weight = (self.weight * 7 + self.taken.max(bytes) / count) / 8 + 1;
-        self.flush()
+        self.flush();
     }
 
     /// A record enters the window.
-    fn admit(&mut self, index: usize, record: Record, now: Instant) -> Result<(), End> {
+    fn admit(&mut self, index: usize, record: Record, now: Instant) {
         let offset = record.position.offset;
         if !self.partitions.read(index, offset) {
-            return Ok(());
+            return;
         }
         if is_tombstone(&record) {
             self.counts.tombstone += 1;
             self.partitions.list[index].settle(offset);
-            return Ok(());
+            return;
         }
         match &self.kind {
             Kind::Events if !is_delivery(&record) => match decode_event(&record) {
@@ -392,7 +401,7 @@ impl Source {
             Kind::Events => match decode_delivery(&record) {
                 Ok(delivery) => {
                     self.counts.matched += 1;
-                    return self.place(index, offset, delivery, now);
+                    self.place(index, offset, delivery, now);
                 }
                 Err(wrong) => self.refuse(index, record, wrong, now),
             },
@@ -401,14 +410,17 @@ impl Source {
                     let tier = retry::delay_of(&record.position.topic, prefix);
                     let wait = retry::wait(&delivery, record.appended_ms, self.wiring.clock.now_ms(), tier);
                     if wait.time.is_zero() {
-                        return self.place(index, offset, delivery, now);
+                        self.place(index, offset, delivery, now);
+                    } else {
+                        self.partitions.list[index].hold(now + wait.time, offset, Held { delivery, moves_on: wait.moves_on });
                     }
-                    self.partitions.list[index].hold(now + wait.time, offset, Held { delivery, moves_on: wait.moves_on });
                 }
                 Err(wrong) => self.refuse(index, record, wrong, now),
             },
         }
-        if self.out.len() >= self.config.batch { self.flush() } else { Ok(()) }
+        if self.out.len() >= self.config.batch {
+            self.flush();
+        }
     }
 
     /// An event becomes a delivery to each endpoint that wants it.
@@ -438,7 +450,7 @@ impl Source {
     }
 
     /// A delivery goes to its endpoint, if there is one.
-    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, now: Instant) -> Result<(), End> {
+    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, now: Instant) {
         let resolved = (self.wiring.resolve)(&delivery.endpoint, delivery.registry_offset);
         let owned = &mut self.partitions.list[index];
         match resolved {
@@ -448,9 +460,6 @@ impl Source {
                 let class = if delivery.attempts == 0 { Class::First } else { Class::Retry };
                 let acks = owned.open(offset, 1, permit, now);
                 self.out.extend(acks.map(|ack| Routed { delivery: delivery.clone(), endpoint: Arc::clone(&endpoint), ack, class }));
-                if self.out.len() >= self.config.batch {
-                    self.flush()?;
-                }
             }
             Resolved::Dead(reason) => {
                 let permit = self.wiring.budget.take(delivery.event.weight());
@@ -460,13 +469,17 @@ impl Source {
                 }
             }
         }
-        Ok(())
     }
 
     /// A record that cannot be read goes to the dead letters.
     fn refuse(&mut self, index: usize, record: Record, wrong: Unreadable, now: Instant) {
         self.counts.unparsable += 1;
-        tracing::warn!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
+        if now >= self.next_warning {
+            self.next_warning = now + WARNING;
+            tracing::warn!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
+        } else {
+            tracing::debug!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
+        }
         let permit = self.wiring.budget.take(record.value.as_ref().map_or(0, |value| value.len()) + 512);
         for ack in self.partitions.list[index].open(record.position.offset, 1, permit, now) {
             let Unreadable { reason, detail } = wrong.clone();
@@ -475,7 +488,7 @@ impl Source {
     }
 
     /// Hands over what was routed, and counts.
-    fn flush(&mut self) -> Result<(), End> {
+    fn flush(&mut self) {
         if self.kind == Kind::Events {
             let total = &self.wiring.metrics.events_total;
             let Counts { matched, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
@@ -486,11 +499,16 @@ impl Source {
             }
         }
         if self.out.is_empty() {
-            return Ok(());
+            return;
         }
         let room = self.out.len();
         let batch = std::mem::replace(&mut self.out, Vec::with_capacity(room));
-        (self.wiring.deliver)(batch).map_err(|Closed| End::Finished)
+        if let Err(Closed) = (self.wiring.deliver)(batch)
+            && self.phase == Phase::Running
+        {
+            // What is settled is still committed.
+            self.phase = Phase::Stopping;
+        }
     }
 
     fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {
