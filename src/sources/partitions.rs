@@ -120,6 +120,11 @@ impl Owned {
         self.held_bytes = 0;
     }
 
+    /// Whether anybody can still settle something. Not the same as what is outstanding: deliveries that were abandoned never settle.
+    pub fn is_out(&self) -> bool {
+        self.opened.iter().any(|opened| opened.record.strong_count() > 0)
+    }
+
     /// Asks what waits of the records below `offset` to leave the window.
     pub fn ask_to_leave(&self, offset: i64) {
         for opened in self.opened.iter().filter(|opened| opened.offset < offset) {
@@ -235,8 +240,9 @@ impl Partitions {
         owned.lease.end();
         self.former.push_back(Arc::clone(&owned.lease));
         self.epoch += 1;
-        let paused = owned.paused;
-        *owned = Owned { paused, ..Owned::new(Lease::new(partition, self.epoch), Tracker::new(offset, self.window)) };
+        // What waits in the backlog was read behind this offset and will not come again.
+        let (paused, backlog) = (owned.paused, std::mem::take(&mut owned.backlog));
+        *owned = Owned { paused, backlog, ..Owned::new(Lease::new(partition, self.epoch), Tracker::new(offset, self.window)) };
     }
 
     /// The place of the partition of that record; none if it is not owned (any more).

@@ -58,6 +58,9 @@ impl Default for Config {
     }
 }
 
+/// Whether the endpoint wants the event that lies at this position: its filter, and nothing that reaches it on another way.
+pub type Wants = Box<dyn FnMut(&Event, &Position) -> bool + Send>;
+
 /// What is to be sent again, and to whom.
 pub struct Request {
     pub endpoint: Text,
@@ -66,8 +69,7 @@ pub struct Request {
     /// For whoever lists replays.
     pub tenant: Text,
     pub span: Span,
-    /// Whether the endpoint wants the event that lies at this position: its filter, and nothing that reaches it on another way.
-    pub wants: Box<dyn FnMut(&Event, &Position) -> bool + Send>,
+    pub wants: Wants,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

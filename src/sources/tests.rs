@@ -268,10 +268,11 @@ impl Bench {
         let budget = Budget::new(1 << 20);
         let clock = ManualClock::at_ms(NOW_MS);
         let metrics = Metrics::new();
+        let endpoints = ["a", "b"].map(endpoint);
         let wiring = Wiring {
-            route: Box::new(|event, into| {
+            route: Box::new(move |event, into| {
                 let count = ["none", "one", "two"].iter().position(|word| event.channel == word).unwrap_or(0);
-                into.extend(["a", "b"][..count].iter().map(|id| endpoint(id)));
+                into.extend(endpoints[..count].iter().cloned());
             }),
             resolve: {
                 let behind = Arc::clone(&behind);
@@ -553,6 +554,33 @@ fn a_log_that_was_made_anew_is_read_from_its_beginning() {
 }
 
 #[test]
+fn what_was_read_behind_the_beginning_of_a_new_log_is_not_lost() {
+    let config = Config { window: 1024, ..Config::default() };
+    let mut bench = Bench::new(Kind::Events, config).assigned(EVENTS, 0, None);
+    bench.poll(events(0..1024));
+    let mut taken = bench.taken();
+    // The window is full: the first records of the new log wait in the backlog, behind the last one of the old.
+    bench.poll(Polled::Records([1024, 0, 1, 2].map(|offset| event_record(offset, "one")).to_vec()));
+    assert!(bench.taken().is_empty());
+    taken.remove(0).ack.done();
+    bench.turn().expect("it goes on");
+    let offsets: Vec<i64> = bench.taken().iter().map(|routed| routed.delivery.origin.offset).collect();
+    assert_eq!(offsets, [1024, 0, 1, 2]);
+    taken.into_iter().for_each(|routed| routed.ack.abandon());
+}
+
+#[test]
+fn a_source_whose_deliveries_nobody_takes_stops_and_still_commits() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(events(0..1));
+    bench.taken().into_iter().for_each(|routed| routed.ack.done());
+    bench.delivered = mpsc::sync_channel(1).1;
+    bench.poll(events(1..3));
+    assert_eq!(bench.committed(), Some((1, vec![])));
+    assert_eq!(bench.script().paused.len(), 1);
+}
+
+#[test]
 fn a_group_of_another_registry_is_not_served() {
     let mut bench = Bench::events();
     let metadata = Tracker::new(5, 1024).position("registry-0").metadata;
@@ -591,6 +619,18 @@ fn stopping_takes_nothing_more_and_finishing_waits_for_what_is_out() {
     let script = bench.script();
     let (commit, mode) = script.commits.last().expect("a commit");
     assert_eq!((commit.offset, *mode), (3, CommitMode::Sync));
+}
+
+#[test]
+fn finishing_does_not_wait_for_what_was_abandoned() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(events(0..3));
+    let mut taken = bench.taken();
+    taken.remove(0).ack.done();
+    taken.into_iter().for_each(|routed| routed.ack.abandon());
+    bench.source.command(Command::Finish(bench.now + Duration::from_secs(10)));
+    assert_eq!(bench.turn(), Err(End::Finished));
+    assert_eq!(bench.script().commits.last().map(|(commit, _)| commit.offset), Some(1));
 }
 
 #[test]
