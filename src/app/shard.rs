@@ -33,14 +33,6 @@ impl Context {
             dispatch.into_parts().2.abandon();
             return Finished::without_request(slot);
         }
-        if stages.settler.policy().is_expired(dispatch.delivery(), stages.clock.now()) {
-            let (delivery, _, ack) = dispatch.into_parts();
-            let stages = Arc::clone(stages);
-            self.stages.background(async move {
-                stages.settler.dead_letter(delivery, DeadReason::Expired, "older than retry.max_age", ack).await;
-            });
-            return Finished::without_request(slot);
-        }
         // The dispatch keeps the delivery while the request runs: cut off in the middle, it goes back to the log.
         let mut attempt = self.sender.attempt(dispatch.delivery(), dispatch.endpoint()).await;
         let (delivery, endpoint, ack) = dispatch.into_parts();

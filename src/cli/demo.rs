@@ -44,9 +44,6 @@ const FAILS_FOR: Duration = Duration::from_secs(10);
 /// Latencies kept per receiver, of the latest deliveries.
 const SAMPLES: usize = 10_000;
 
-/// A demo is stopped by a person who waits: what hangs is not waited for.
-const DRAIN: Duration = Duration::from_millis(1500);
-
 const LARGEST_BODY: usize = 64 * 1024;
 
 pub fn run(arguments: DemoArguments) -> anyhow::Result<()> {
@@ -203,7 +200,7 @@ async fn demo(arguments: DemoArguments) -> anyhow::Result<()> {
 fn config(directory: &Directory, token: &str) -> anyhow::Result<Config> {
     let text = format!(
         "[api]\nlisten = \"127.0.0.1:0\"\nadmin_token = {token:?}\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\ndata_directory = {:?}\n\
-         [delivery]\nallow_networks = [\"127.0.0.0/8\"]\n[retry]\nschedule = [\"5s\", \"10s\", \"30s\", \"1m\", \"5m\"]\n",
+         [delivery]\nallow_networks = [\"127.0.0.0/8\"]\n[scheduler]\ndrain = \"1s\"\n[retry]\nschedule = [\"5s\", \"10s\", \"30s\", \"1m\", \"5m\"]\n",
         directory.0.display().to_string()
     );
     Ok(crate::config::parse("demo", &text, [])?.config)

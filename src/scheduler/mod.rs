@@ -83,6 +83,9 @@ pub struct Config {
     pub spill_per_answer: u32,
     /// One of so many turns of an endpoint belongs to its retries while first attempts wait too.
     pub retry_turn: u32,
+    /// How long requests in flight may go on when the daemon stops; what still runs then goes back to the log.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
 }
 
 impl Default for Config {
@@ -105,6 +108,8 @@ impl Default for Config {
             spill_rate: "500/s".parse().expect("a rate"),
             spill_per_answer: 4,
             retry_turn: 8,
+            // A response deadline of 5 s, and a little.
+            drain: Duration::from_secs(6),
         }
     }
 }
@@ -140,6 +145,7 @@ impl Config {
         must(self.queue_minimum >= 1, "queue_minimum", "must be at least 1");
         must(self.retry_turn >= 2, "retry_turn", "must be at least 2: first attempts need turns as well");
         must(self.spill_per_answer <= 1000, "spill_per_answer", "must be at most 1000");
+        must(self.drain <= Duration::from_secs(300), "drain", "must be at most 5m: whoever stops the daemon waits for it");
         for (key, value) in [
             ("proven_for", self.proven_for),
             ("old_after", self.old_after),

@@ -155,7 +155,8 @@ impl Settler {
         self.append(vec![Owed { append, ack, origin, purpose: None, becomes: Becomes::Dead(reason) }]).await;
     }
 
-    fn acknowledge(&self, delivery: &Delivery, ack: Ack) {
+    /// Ends a delivery that got its 2xx. Waits for nothing.
+    pub fn acknowledge(&self, delivery: &Delivery, ack: Ack) {
         if delivery.purpose == Purpose::Event && ack.is_live() {
             let seconds = self.clock.now().duration_since(delivery.accepted_at).as_secs_f64();
             self.metrics.delivery_seconds.record(seconds.max(0.0));
