@@ -2,4 +2,5 @@
 
 mod support;
 
+mod kafka_log;
 mod log_contract;
