@@ -31,16 +31,105 @@ pub mod sqlite;
 pub mod topics;
 pub mod tracker;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Position, Text, Timestamp, TopicPartition};
 
 /// The longest text that may be committed with an offset: Kafka's default `offset.metadata.max.bytes` is 4,096, and some brokers count
 /// differently than others, so a margin is kept (DESIGN.md section 5).
 pub const METADATA_LIMIT: usize = 3_000;
+
+/// Which log, how long it keeps what, and its bounds: section `[log]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub backend: Backend,
+    /// Where the SQLite log lies, and with either backend what belongs to this instance alone (key file, admin token). Made if it is missing.
+    pub data_directory: PathBuf,
+    /// Partitions of the event and retry topics that posthaste creates; those that exist keep their number.
+    pub partitions: u32,
+    /// How long events, and retries beyond their delay, are kept: as far back reaches a replay.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    /// How long dead letters can be listed and redriven.
+    #[serde(with = "humantime_serde")]
+    pub dead_retention: Duration,
+    /// How long the journal of attempts is kept.
+    #[serde(with = "humantime_serde")]
+    pub attempts_retention: Duration,
+    /// The largest event that is taken.
+    pub max_record: ByteSize,
+    /// SQLite: bytes of appends that wait for their commit; further ones wait before they are taken into memory.
+    pub queue: ByteSize,
+    /// SQLite: bytes of the newest records that are kept in memory, to spare consumers that keep up the way to the file.
+    pub tail: ByteSize,
+    /// SQLite: the file does not grow beyond this; then appends fail until retention has made room. Without it the disk is the limit.
+    pub max_size: Option<ByteSize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Files in the data directory, for one process.
+    #[default]
+    Sqlite,
+    Kafka,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Config {
+            backend: Backend::Sqlite,
+            data_directory: PathBuf::from("posthaste-data"),
+            // Enough for a few instances to share; in SQLite they cost nothing.
+            partitions: 8,
+            retention: 7 * DAY,
+            dead_retention: 30 * DAY,
+            attempts_retention: 3 * DAY,
+            // Kafka's default for the largest message.
+            max_record: ByteSize::mib(1),
+            queue: ByteSize::mib(32),
+            tail: ByteSize::mib(16),
+            max_size: None,
+        }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if self.data_directory.as_os_str().is_empty() {
+            problems.push(("data_directory", "name a directory, such as \"posthaste-data\"".to_owned()));
+        }
+        if !(1..=sqlite::MAX_PARTITIONS).contains(&self.partitions) {
+            problems.push(("partitions", format!("{} is not between 1 and {}", self.partitions, sqlite::MAX_PARTITIONS)));
+        }
+        let hour = Duration::from_secs(60 * 60);
+        let kept =
+            [("retention", self.retention), ("dead_retention", self.dead_retention), ("attempts_retention", self.attempts_retention)];
+        for (key, value) in kept {
+            if value < hour {
+                problems.push((key, format!("{} is too short: at least 1h", humantime::format_duration(value))));
+            }
+        }
+        if !(ByteSize::kib(1)..=ByteSize::mib(64)).contains(&self.max_record) {
+            problems.push(("max_record", format!("{} is not between 1 KiB and 64 MiB", self.max_record)));
+        }
+        if self.queue < ByteSize(self.max_record.0.saturating_mul(2)) || self.queue > ByteSize::gib(1) {
+            problems.push(("queue", format!("{} is not between twice log.max_record and 1 GiB", self.queue)));
+        }
+        if self.max_size.is_some_and(|size| size < ByteSize::mib(16)) {
+            problems.push(("max_size", "at least 16 MiB, or leave it out".to_owned()));
+        }
+        problems
+    }
+}
 
 /// A record as it lies in the log.
 #[derive(Debug, Clone, PartialEq)]
