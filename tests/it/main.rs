@@ -4,3 +4,4 @@ mod support;
 
 mod kafka_log;
 mod log_contract;
+mod log_contract_kafka;

@@ -51,8 +51,8 @@ pub(super) struct KafkaConsumer {
     appetite: Appetite,
     /// Records that came while none were asked for.
     early: Vec<Record>,
-    /// Whether an asynchronous commit was begun since the last one was counted.
-    committing: bool,
+    /// The asynchronous commit that was not counted yet.
+    committing: Option<Vec<Commit>>,
 }
 
 struct Owned {
@@ -92,7 +92,7 @@ impl KafkaConsumer {
             releasing: None,
             appetite: Appetite::Hungry,
             early: Vec::new(),
-            committing: false,
+            committing: None,
         }
     }
 
@@ -226,14 +226,12 @@ impl KafkaConsumer {
         self.metrics.commits_total.with(if stored { "ok" } else { "failed" }).increment(1);
     }
 
-    /// How the last asynchronous commit went; counted and told once.
-    fn last_commit(&mut self) -> Option<String> {
-        if !std::mem::take(&mut self.committing) {
-            return None;
-        }
+    /// The last asynchronous commit and why it failed, if it did; counted and told once.
+    fn last_commit(&mut self) -> (Vec<Commit>, Option<String>) {
+        let Some(begun) = self.committing.take() else { return (Vec::new(), None) };
         let failure = self.base.context().commit_failure();
         self.count(failure.is_none());
-        failure
+        (begun, failure)
     }
 
     /// Waits until `deadline` for a first message and takes what else is there. None: a change of the assignment came.
@@ -412,9 +410,11 @@ impl Consumer for KafkaConsumer {
                 "the text of {length} bytes beside the position of {topic}:{partition} is longer than {METADATA_LIMIT}"
             )));
         }
-        let before = self.last_commit();
+        let (begun, before) = self.last_commit();
         let is_owned = |commit: &&Commit| self.owned.iter().any(|owned| owned.partition == commit.partition);
-        let ours: Vec<Commit> = commits.iter().filter(is_owned).cloned().collect();
+        // Waiting with nothing new is waiting for what was begun: the broker answers the same commit again when it has stored the first.
+        let wanted = if commits.is_empty() && mode == CommitMode::Sync { &begun } else { commits };
+        let ours: Vec<Commit> = wanted.iter().filter(is_owned).cloned().collect();
         let foreign = commits.iter().find(|commit| !is_owned(commit));
         if !ours.is_empty() {
             let kafka_mode = match mode {
@@ -422,16 +422,15 @@ impl Consumer for KafkaConsumer {
                 CommitMode::Sync => KafkaCommitMode::Sync,
             };
             self.store(&ours, kafka_mode).map_err(unavailable("commit"))?;
-            self.committing = mode == CommitMode::Async;
+            if mode == CommitMode::Async {
+                self.committing = Some(ours);
+            }
         }
         if let Some(foreign) = foreign {
             let TopicPartition { topic, partition } = &foreign.partition;
             return Err(LogError::Unavailable(format!("{topic}:{partition} is not assigned to this member: not committed")));
         }
-        match (before, mode) {
-            (Some(failure), CommitMode::Async) => Err(LogError::Unavailable(format!("kafka: the commit before this one: {failure}"))),
-            _ => Ok(()),
-        }
+        before.map_or(Ok(()), |failure| Err(LogError::Unavailable(format!("kafka: the commit before this one: {failure}"))))
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
