@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    os::unix::ffi::OsStrExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -503,12 +505,21 @@ async fn foreign_records_are_read_as_they_are() {
     producer.send(BaseRecord::<[u8], [u8]>::to(&topic).key(&[0xfe])).unwrap();
     producer.send(BaseRecord::<[u8], [u8]>::to(&topic).payload(b"")).unwrap();
     producer.flush(SOON).unwrap();
+    // Names of headers are bytes to a producer in C.
+    let mut kcat = std::process::Command::new("kcat")
+        .args(["-P", "-b", &brokers(), "-t", &topic, "-H", "good=1", "-H"])
+        .arg(std::ffi::OsStr::from_bytes(b"\xff\xfe=2"))
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("kcat: run the tests by tests/run, which installs it");
+    kcat.stdin.take().unwrap().write_all(b"from C").unwrap();
+    assert!(kcat.wait().unwrap().success());
 
     let mut reader = log.reader(TopicPartition { topic, partition: 0 }, From::Earliest).unwrap();
     let mut records = Vec::new();
-    eventually("three records", SOON, || {
+    eventually("four records", SOON, || {
         records.extend(reader.poll(A_MOMENT, 10).unwrap());
-        (records.len() == 3).then_some(())
+        (records.len() == 4).then_some(())
     });
     assert_eq!(records[0].key.as_deref(), Some(&b""[..]));
     assert_eq!(records[0].value.as_deref(), Some(&[0xff, 0][..]));
@@ -516,6 +527,8 @@ async fn foreign_records_are_read_as_they_are() {
     assert_eq!(records[0].header("ü").map(|value| &value[..]), Some(&[0xff][..]));
     assert_eq!((records[1].key.as_deref(), records[1].value.as_deref()), (Some(&[0xfe][..]), None));
     assert_eq!((records[2].key.as_deref(), records[2].value.as_deref()), (None, Some(&b""[..])));
+    let headers: Vec<(&str, &[u8])> = records[3].headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(headers, [("good", &b"1"[..])], "a header that cannot be named is left out, and the record is not lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,3 +87,31 @@ fn spawn(port: u16) -> Child {
         .spawn()
         .expect("redis-server: run the tests by tests/run, which installs it")
 }
+
+#[test]
+fn the_shared_redis_answers_and_one_of_ones_own_can_be_frozen_killed_and_restarted() {
+    use std::io::{Read, Write};
+
+    let ping = |url: &str| {
+        let mut stream = TcpStream::connect(url.strip_prefix("redis://").unwrap()).ok()?;
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        stream.write_all(b"PING\r\n").ok()?;
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).ok()?;
+        (answer == *b"+PONG\r\n").then_some(())
+    };
+    let soon = Duration::from_secs(10);
+    assert_ne!(prefix(), prefix());
+    eventually("the shared one answers", soon, || ping(&url()));
+
+    let mut own = Server::start();
+    eventually("it answers", soon, || ping(&own.url()));
+    own.freeze();
+    assert_eq!(ping(&own.url()), None, "frozen, it takes the connection and says nothing");
+    own.thaw();
+    eventually("it answers again", soon, || ping(&own.url()));
+    own.kill();
+    assert_eq!(ping(&own.url()), None);
+    own.restart();
+    eventually("it is back", soon, || ping(&own.url()));
+}
