@@ -251,7 +251,7 @@ async fn a_static_member_that_was_killed_goes_on_at_once_where_it_was() {
     let mut worker = Worker::new(subscribe(&*log, &config.group, &topic, Start::Earliest));
     worker.until("all is read", SOON, |worker| worker.seen.len() == 400);
     worker.commit(CommitMode::Sync).unwrap();
-    // A killed process says nothing: it neither commits nor leaves. Its socket is closed, its membership stays.
+    // As a killed process it neither commits nor leaves: it is not polled again, and its membership stays.
     let dead = worker;
     append_numbers(&*log, &topic, 400..404).await;
 
@@ -432,6 +432,7 @@ async fn forbidden_creation_and_a_wrong_password_name_the_thing_and_the_cure() {
 
     let wrong = sasl("wunder").ensure(&[topic]).await.unwrap_err().to_string();
     assert!(wrong.contains("kafka.brokers") && wrong.contains(&broker.address()), "{wrong}");
+    assert!(wrong.contains("Authentication failed") && !wrong.contains("wunder"), "{wrong}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,6 +78,11 @@ impl Member {
         locked(&self.commit_failure).take()
     }
 
+    /// What librdkafka complained of last.
+    pub(super) fn last_trouble(&self) -> Option<String> {
+        locked(&self.voice.last).clone()
+    }
+
     /// The end of a partition as of the last statistics.
     pub(super) fn end(&self, partition: &TopicPartition) -> Option<i64> {
         locked(&self.ends).get(&*partition.topic)?.get(&partition.partition).copied()
@@ -191,11 +196,12 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 pub(super) struct Voice {
     client: &'static str,
     told: Mutex<HashMap<String, Instant>>,
+    last: Mutex<Option<String>>,
 }
 
 impl Voice {
     pub(super) fn new(client: &'static str) -> Voice {
-        Voice { client, told: Mutex::default() }
+        Voice { client, told: Mutex::default(), last: Mutex::default() }
     }
 
     pub(super) fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -214,6 +220,10 @@ impl Voice {
 
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
         let client = self.client;
+        // That all brokers are down is said after the reason why each of them is.
+        if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
+            *locked(&self.last) = Some(reason.to_owned());
+        }
         if self.is_news(&error.to_string()) {
             warn!(client, reason, "kafka is in trouble");
         } else {

@@ -55,6 +55,8 @@ struct Shared {
     voice: Voice,
     metrics: Arc<Metrics>,
     connected: AtomicBool,
+    /// Appends that are not answered.
+    open: AtomicUsize,
     /// Appends that wait for room in the producer's queue.
     waiting: AtomicUsize,
     room: Notify,
@@ -81,6 +83,22 @@ impl Shared {
         if self.connected.swap(connected, Ordering::Relaxed) != connected {
             self.metrics.log_connected.set(if connected { 1.0 } else { 0.0 });
         }
+    }
+}
+
+/// Counts an append for as long as it is not answered.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn new(count: &'a AtomicUsize) -> Open<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Open(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +133,10 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let KafkaError::Global(RDKafkaErrorCode::AllBrokersDown) = error {
+        // Without an append that waits it means nothing: brokers close connections that are not used.
+        if let KafkaError::Global(RDKafkaErrorCode::AllBrokersDown) = error
+            && self.0.open.load(Ordering::Relaxed) > 0
+        {
             self.0.set_connected(false);
         }
         self.0.voice.error(&error, reason);
@@ -143,6 +164,7 @@ impl Producer {
             voice: Voice::new("producer"),
             metrics,
             connected: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             room: Notify::new(),
             limits: RwLock::default(),
@@ -164,6 +186,11 @@ impl Producer {
         })
     }
 
+    /// The cluster answered: appends will be taken until one fails.
+    pub(super) fn set_reachable(&self) {
+        self.shared.set_connected(true);
+    }
+
     /// Remembers the largest batch (bytes) that a topic takes.
     pub(super) fn set_limit(&self, topic: &Arc<str>, bytes: usize) {
         self.shared.limits.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(topic), bytes);
@@ -181,6 +208,7 @@ impl Producer {
             return records.iter().map(|_| Err(LogError::Fatal("the log is closed".to_owned()))).collect();
         }
         let started = Instant::now();
+        let _open = Open::new(&self.shared.open);
         let producer = self.current.load_full();
         let (answer, answered) = oneshot::channel();
         let batch = Arc::new(Batch { reports: Mutex::new((0..records.len()).map(|_| None).collect()), answer: Some(answer) });
@@ -230,10 +258,9 @@ impl Producer {
                     return;
                 }
             };
-            self.shared.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waiting = Open::new(&self.shared.waiting);
             self.ticker.unpark();
             room.await;
-            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
