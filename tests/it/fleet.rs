@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::support::{
     daemon::{ADMIN_TOKEN, Backend, Site, event},
     receiver::{Answer, Receiver},
-    redis::OwnRedis,
+    redis::Server,
 };
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -69,7 +69,8 @@ async fn deliveries_go_on_while_redis_is_away_at_start_and_later() {
     let healthy = Arc::new(AtomicBool::new(true));
     let flag = Arc::clone(&healthy);
     let receiver = Receiver::start(move |_| if flag.load(Ordering::Relaxed) { Answer::Status(200) } else { Answer::Status(500) }).await;
-    let mut redis = OwnRedis::reserved();
+    let mut redis = Server::start();
+    redis.kill();
     let site = Site::new(Backend::Cluster);
     let url = redis.url();
     let environment = [("POSTHASTE_REDIS__URL", url.as_str())];
@@ -86,7 +87,7 @@ async fn deliveries_go_on_while_redis_is_away_at_start_and_later() {
     daemon.until_metric("posthaste_endpoints{state=\"degraded\"", WITHIN, |count| count == 1.0).await;
     healthy.store(true, Ordering::Relaxed);
 
-    redis.start();
+    redis.restart();
     daemon.until_metric("posthaste_health_connected", WITHIN, |value| value == 1.0).await;
     // Frozen: neither refused nor answered.
     redis.freeze();

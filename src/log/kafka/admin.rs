@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -62,7 +61,9 @@ pub(super) fn ensure(config: &Config, query: &BaseConsumer<Member>, producer: &P
         wait_for_leaders(config, query, &missing)?;
         info!(topics = names(&missing), "created topics");
     }
-    runtime.block_on(inspect(config, query, producer, &admin, &options, topics))
+    runtime.block_on(inspect(config, query, producer, &admin, &options, topics))?;
+    producer.set_reachable();
+    Ok(())
 }
 
 /// The partitions of a topic; none if it does not exist.
@@ -87,10 +88,11 @@ pub(super) fn partitions(config: &Config, query: &BaseConsumer<Member>, topic: &
 }
 
 fn unreachable(config: &Config, query: &BaseConsumer<Member>, wrong: &KafkaError) -> LogError {
-    // The reasons are logged by the client's thread; this is the line for the person who waits.
-    let _ = query.poll(Duration::ZERO);
+    // What was said while we waited is heard now, if the thread of the queries was not faster.
+    while query.poll(Duration::ZERO).is_some() {}
+    let reason = query.context().last_trouble().unwrap_or_else(|| wrong.to_string());
     LogError::Unavailable(format!(
-        "kafka: no broker of kafka.brokers ({}) answers: {wrong}; is it running, and reachable from here?",
+        "kafka: no broker of kafka.brokers ({}) answers: {reason}; is it running and reachable from here, and are kafka.properties right?",
         config.brokers
     ))
 }
@@ -276,6 +278,8 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn topic(cleanup: Cleanup) -> TopicSpec {

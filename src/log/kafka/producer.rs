@@ -5,10 +5,10 @@
 
 use std::{
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -45,12 +45,18 @@ pub(super) struct Producer {
     current: ArcSwap<ThreadedProducer<Reports>>,
     renewing: Mutex<()>,
     closed: AtomicBool,
+    ticker: Thread,
 }
+
+/// How soon an append looks again whether the queue has room.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 struct Shared {
     voice: Voice,
     metrics: Arc<Metrics>,
     connected: AtomicBool,
+    /// Appends that are not answered.
+    open: AtomicUsize,
     /// Appends that wait for room in the producer's queue.
     waiting: AtomicUsize,
     room: Notify,
@@ -59,10 +65,40 @@ struct Shared {
 }
 
 impl Shared {
+    /// Wakes the appends that wait for room until the producer is gone. Reports cannot do that: librdkafka counts a message until the whole
+    /// event that reports on it is destroyed, so whoever is woken by the last report finds the queue full, and no other report comes.
+    fn tick(shared: &Weak<Shared>) {
+        while let Some(shared) = shared.upgrade() {
+            if shared.waiting.load(Ordering::SeqCst) == 0 {
+                drop(shared);
+                thread::park_timeout(Duration::from_secs(1));
+            } else {
+                thread::sleep(LOOK_AGAIN_AFTER);
+                shared.room.notify_waiters();
+            }
+        }
+    }
+
     fn set_connected(&self, connected: bool) {
         if self.connected.swap(connected, Ordering::Relaxed) != connected {
             self.metrics.log_connected.set(if connected { 1.0 } else { 0.0 });
         }
+    }
+}
+
+/// Counts an append for as long as it is not answered.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn new(count: &'a AtomicUsize) -> Open<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Open(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +133,10 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let KafkaError::Global(RDKafkaErrorCode::AllBrokersDown) = error {
+        // Without an append that waits it means nothing: brokers close connections that are not used.
+        if let KafkaError::Global(RDKafkaErrorCode::AllBrokersDown) = error
+            && self.0.open.load(Ordering::Relaxed) > 0
+        {
             self.0.set_connected(false);
         }
         self.0.voice.error(&error, reason);
@@ -116,10 +155,6 @@ impl ProducerContext for Reports {
             Err((wrong, _)) => Err(wrong.clone()),
         };
         locked(&ticket.batch.reports)[ticket.index] = Some(report);
-        drop(ticket);
-        if self.0.waiting.load(Ordering::Relaxed) > 0 {
-            self.0.room.notify_waiters();
-        }
     }
 }
 
@@ -129,10 +164,16 @@ impl Producer {
             voice: Voice::new("producer"),
             metrics,
             connected: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             room: Notify::new(),
             limits: RwLock::default(),
         });
+        let ticked = Arc::downgrade(&shared);
+        let ticker = thread::Builder::new()
+            .name("kafka-producer-room".to_owned())
+            .spawn(move || Shared::tick(&ticked))
+            .map_err(|wrong| KafkaError::ClientCreation(wrong.to_string()))?;
         let first: ThreadedProducer<Reports> = client.create_with_context(Reports(Arc::clone(&shared)))?;
         Ok(Producer {
             client,
@@ -141,16 +182,22 @@ impl Producer {
             current: ArcSwap::from_pointee(first),
             renewing: Mutex::new(()),
             closed: AtomicBool::new(false),
+            ticker: ticker.thread().clone(),
         })
+    }
+
+    /// The cluster answered: appends will be taken until one fails.
+    pub(super) fn set_reachable(&self) {
+        self.shared.set_connected(true);
     }
 
     /// Remembers the largest batch (bytes) that a topic takes.
     pub(super) fn set_limit(&self, topic: &Arc<str>, bytes: usize) {
-        self.shared.limits.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(Arc::clone(topic), bytes);
+        self.shared.limits.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(topic), bytes);
     }
 
     fn limit(&self, topic: &str) -> Option<usize> {
-        self.shared.limits.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(topic).copied()
+        self.shared.limits.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
     }
 
     pub(super) async fn append(&self, records: Vec<Append>) -> Vec<Result<Position, LogError>> {
@@ -161,6 +208,7 @@ impl Producer {
             return records.iter().map(|_| Err(LogError::Fatal("the log is closed".to_owned()))).collect();
         }
         let started = Instant::now();
+        let _open = Open::new(&self.shared.open);
         let producer = self.current.load_full();
         let (answer, answered) = oneshot::channel();
         let batch = Arc::new(Batch { reports: Mutex::new((0..records.len()).map(|_| None).collect()), answer: Some(answer) });
@@ -210,12 +258,9 @@ impl Producer {
                     return;
                 }
             };
-            // What fills the queue is reported on sooner or later (delivery.timeout.ms), and each report wakes us.
-            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-            if producer.in_flight_count() > 0 {
-                room.await;
-            }
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            let _waiting = Open::new(&self.shared.waiting);
+            self.ticker.unpark();
+            room.await;
         }
     }
 

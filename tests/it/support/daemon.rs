@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Value, json};
 
-use super::{kafka, redis};
+use super::{kafka, redis, unique};
 
 /// The two ways to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,11 +282,6 @@ impl Drop for Daemon {
             let _ = writeln!(std::io::stderr(), "--- end of the daemon's log ---\n{tail}");
         }
     }
-}
-
-/// A name that no other test uses.
-pub fn unique(prefix: &str) -> String {
-    format!("{prefix}-{}", uuid::Uuid::new_v4().simple())
 }
 
 /// An event of the tests: `n` makes its id and is in its data.
