@@ -34,7 +34,7 @@ impl Health for MemoryHealth {
             return;
         }
         let now = self.clock.now_ms();
-        self.mirror.change(endpoint, Cause::Here, now, |entry| {
+        self.mirror.change(endpoint, now, Cause::Here, |entry| {
             entry.record = score::apply(std::mem::take(&mut entry.record), observation, now, &self.rules);
         });
     }
@@ -44,7 +44,7 @@ impl Health for MemoryHealth {
     }
 
     fn restore(&self, endpoint: &Text, record: HealthRecord) {
-        self.mirror.change(endpoint, Cause::Elsewhere, self.clock.now_ms(), |entry| {
+        self.mirror.change(endpoint, self.clock.now_ms(), Cause::Elsewhere, |entry| {
             if record.version > entry.record.version {
                 entry.record = record;
             }

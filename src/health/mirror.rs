@@ -39,14 +39,21 @@ pub(super) struct Entry {
     pub record: HealthRecord,
     /// The highest version that the registry is known to hold.
     pub registered: u64,
+    /// The version that was told again because the registry had missed it.
+    pub repeated: u64,
     /// Changed here while the shared store could not be told; counts the changes.
     pub unshared: u64,
 }
 
-/// Whether a change of state was caused here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who caused a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cause {
+    /// An observation that was applied here: a new version is a transition to tell.
     Here,
+    /// An observation of ours that the shared store applied, with this transition. It is told even if the mirror has heard of it, or of a
+    /// later one, by broadcast already.
+    Store(Transition),
+    /// Another instance, or the registry.
     Elsewhere,
 }
 
@@ -78,7 +85,7 @@ impl Mirror {
     }
 
     /// Changes the entry of an endpoint (a new one if there was none) and tells what has become of it.
-    pub fn change(&self, endpoint: &Text, cause: Cause, now: i64, change: impl FnOnce(&mut Entry)) {
+    pub fn change(&self, endpoint: &Text, now: i64, cause: Cause, change: impl FnOnce(&mut Entry)) {
         let (before, after) = {
             let mut shard = self.shard(endpoint).write().expect("nothing panics while it holds this lock");
             let entry = shard.entry(endpoint.clone()).or_default();
@@ -87,8 +94,18 @@ impl Mirror {
             self.count(score::is_noted(&before), score::is_noted(&entry.record));
             (before, entry.record.clone())
         };
-        if before.state != after.state || before.version != after.version {
-            self.outlet.state(endpoint, &before, after, cause, now);
+        let transition = match cause {
+            Cause::Here if after.version != before.version => {
+                Some(Transition { endpoint: endpoint.clone(), from: before.state, record: after.clone(), at: timestamp_from_ms(now) })
+            }
+            Cause::Here | Cause::Elsewhere => None,
+            Cause::Store(transition) => Some(transition),
+        };
+        if transition.is_some() || before.state != after.state || before.version != after.version {
+            if let Some(transition) = &transition {
+                self.outlet.metrics.health_transitions_total.with(transition.record.state.as_str()).increment(1);
+            }
+            self.outlet.tell(endpoint, after, transition);
         }
         self.outlet.retry();
     }
@@ -139,19 +156,6 @@ struct Untold {
 }
 
 impl Outlet {
-    fn state(&self, endpoint: &Text, before: &HealthRecord, record: HealthRecord, cause: Cause, now: i64) {
-        let transition = match cause {
-            Cause::Here => {
-                Some(Transition { endpoint: endpoint.clone(), from: before.state, record: record.clone(), at: timestamp_from_ms(now) })
-            }
-            Cause::Elsewhere => None,
-        };
-        if transition.is_some() {
-            self.metrics.health_transitions_total.with(record.state.as_str()).increment(1);
-        }
-        self.tell(endpoint, record, transition);
-    }
-
     /// Tells again of a transition that the registry has missed.
     pub fn repeat(&self, transition: Transition) {
         let (endpoint, record) = (transition.endpoint.clone(), transition.record.clone());

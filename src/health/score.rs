@@ -191,7 +191,7 @@ fn enter(mut record: HealthRecord, state: HealthState, reason: &'static str, now
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(join(joined.clone(), degraded, 9), joined);
     }
 
-    pub(crate) fn observation() -> impl Strategy<Value = Observation> {
+    pub fn observation() -> impl Strategy<Value = Observation> {
         prop_oneof![
             6 => Just(OK),
             1 => any::<(bool, bool)>().prop_map(|(slow, first)| Observation::Success { slow, first }),
@@ -349,11 +349,11 @@ mod tests {
         ]
     }
 
-    fn small() -> Rules {
+    pub fn small() -> Rules {
         Rules { timeout_weight: 3, degraded_at: 4, inactive_at: 12, recovered_after: 3, ..Rules::default() }
     }
 
-    fn history() -> impl Strategy<Value = HealthRecord> {
+    pub fn history() -> impl Strategy<Value = HealthRecord> {
         proptest::collection::vec(observation(), 0..60).prop_map(|seen| {
             seen.into_iter().zip(1..).fold(HealthRecord::default(), |record, (what, at)| apply(record, what, at * 500, &small()))
         })
