@@ -23,7 +23,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -134,13 +134,17 @@ pub enum DoomedThing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
+/// Puts the endpoints that want an event into the (empty) list.
+pub type Route = Box<dyn FnMut(&Event, &mut Vec<Arc<Endpoint>>) + Send>;
+
+/// The endpoint of that id, as it was known at that offset of the registry or later.
+pub type Resolve = Arc<dyn Fn(&Text, i64) -> Resolved + Send + Sync>;
+
 /// What a source needs from the rest of the program. Every closure is called on the source's thread and must not wait, but for `deliver`.
 pub struct Wiring {
-    /// Puts the endpoints that want the event into the (empty) list.
-    pub route: Box<dyn FnMut(&Event, &mut Vec<Arc<Endpoint>>) + Send>,
-    /// The endpoint of a delivery record, known at that offset of the registry.
-    pub resolve: Arc<dyn Fn(&Text, i64) -> Resolved + Send + Sync>,
-    /// Takes deliveries to the scheduler; waits while there is no room.
+    pub route: Route,
+    pub resolve: Resolve,
+    /// Takes deliveries to the scheduler; waits while there is no room. Whoever answers [`Closed`] abandons the acknowledgements.
     pub deliver: Box<dyn FnMut(Vec<Routed>) -> Result<(), Closed> + Send>,
     /// Appends to the dead letters and acknowledges then.
     pub doom: Arc<dyn Fn(Doomed) + Send + Sync>,
@@ -152,7 +156,8 @@ pub struct Wiring {
     /// The id of the registry topic (one word, at most 64 ASCII characters). It is kept with every commit: a group that was served with another registry
     /// is not served with this one.
     pub registry_id: Text,
-    /// Told once, when the source cannot go on; the text names the thing and the cure. Its thread has ended then.
+    /// Told once, when the source cannot go on; the text names the thing and the cure. It has left its group by then. A panic is not told: see
+    /// [`Handle::is_running`].
     pub failed: Box<dyn FnOnce(String) + Send>,
     pub budget: Arc<Budget>,
     pub clock: Arc<dyn Clock>,
@@ -176,7 +181,13 @@ pub struct Stats {
 pub struct Handle {
     shared: Arc<Shared>,
     commands: mpsc::SyncSender<Command>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+struct Thread {
+    join: JoinHandle<()>,
+    /// Closed when it has ended, also by a panic.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Handle {
@@ -185,13 +196,16 @@ impl Handle {
         self.send(Command::Stop);
     }
 
-    /// Waits until what was taken is settled or the deadline has passed, commits for the last time and leaves the group. Blocking.
+    /// Waits until what was taken is settled or the deadline has passed, commits for the last time and leaves the group. Blocking, little
+    /// longer than the deadline.
     pub fn finish(&self, deadline: Duration) {
+        const GRACE: Duration = Duration::from_secs(2);
         self.send(Command::Finish(Instant::now() + deadline));
-        let thread = self.thread.lock().expect("nothing panics while it holds this lock").take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.lock().expect("nothing panics while it holds this lock").take() else { return };
+        let Thread { join, ended } = thread;
+        if ended.recv_timeout(deadline + GRACE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::error!("source thread did not end in time; what it had not committed is read again");
+        } else if join.join().is_err() {
             tracing::error!("source thread panicked; what it had not committed is read again");
         }
     }
@@ -213,12 +227,13 @@ impl Handle {
 
     /// Whether its thread still runs.
     pub fn is_running(&self) -> bool {
-        !self.shared.ended.load(Ordering::Acquire)
+        let thread = self.thread.lock().expect("nothing panics while it holds this lock");
+        thread.as_ref().is_some_and(|thread| !thread.join.is_finished())
     }
 
     fn send(&self, command: Command) {
-        // A full queue holds a command already that ends in the same way; a closed one means that the thread has ended.
-        let _ = self.commands.try_send(command);
+        // It fails when the thread has ended, which is what was wanted.
+        let _ = self.commands.send(command);
     }
 }
 
@@ -241,7 +256,6 @@ struct Shared {
     open: AtomicU64,
     held: AtomicU64,
     read: AtomicU64,
-    ended: AtomicBool,
     positions: Mutex<Vec<Position>>,
 }
 
@@ -250,12 +264,16 @@ fn start(name: &'static str, make: impl FnOnce(Arc<Shared>) -> turn::Source) -> 
     const COMMANDS: usize = 8;
     let shared = Arc::new(Shared::default());
     let (commands, inbox) = mpsc::sync_channel(COMMANDS);
+    let (alive, ended) = mpsc::sync_channel(0);
     let source = make(Arc::clone(&shared));
-    let thread = std::thread::Builder::new()
+    let join = std::thread::Builder::new()
         .name(format!("source-{name}"))
-        .spawn(move || source.run(&inbox))
+        .spawn(move || {
+            let _alive = alive;
+            source.run(&inbox);
+        })
         .map_err(|error| LogError::Fatal(format!("the thread of the source `{name}` cannot be started: {error}")))?;
-    Ok(Handle { shared, commands, thread: Mutex::new(Some(thread)) })
+    Ok(Handle { shared, commands, thread: Mutex::new(Some(Thread { join, ended })) })
 }
 
 #[cfg(test)]
