@@ -107,6 +107,7 @@ impl Api {
             replay::Config::default(),
             Arc::clone(&clock),
         );
+        let reader = Arc::clone(&log);
         let state = State {
             registry: Arc::clone(&registry),
             health: health.clone(),
@@ -117,7 +118,10 @@ impl Api {
             replays: Arc::new(replays),
             topics,
             addresses: Arc::default(),
-            positions: Arc::new(|| Ok(vec![Position { topic: "posthaste.events".into(), partition: 0, offset: 0 }])),
+            positions: Arc::new(move || {
+                let partitions = reader.partitions("posthaste.events")?;
+                Ok(partitions.into_iter().map(|partition| Position { topic: "posthaste.events".into(), partition, offset: 0 }).collect())
+            }),
             admin: AdminToken::new(ADMIN),
             clock,
             metrics,
