@@ -18,11 +18,11 @@ use std::path::Path;
 pub use problem::{Place, Problem, Problems};
 
 use crate::{
-    health, log,
+    delivery, health, log,
     log::{kafka, topics},
     model::Endpoint,
     registry::{self, Tenant},
-    settle::{dead_letter, policy},
+    settle::{dead_letter, journal, policy},
     sources::{self, ingest},
     telemetry::logging,
 };
@@ -45,6 +45,14 @@ macro_rules! sections {
 
         /// The names of all sections.
         const SECTIONS: &[&str] = &[$( stringify!($field), )* tables::ENDPOINT, tables::TENANT];
+
+        /// Each section's keys, for the test of the manual.
+        #[cfg(test)]
+        const KEYS: &[(&str, fn() -> &'static [&'static str])] = &[
+            $( (stringify!($field), tests::keys::<$type>), )*
+            (tables::ENDPOINT, tests::keys::<crate::registry::spec::EndpointSpec>),
+            (tables::TENANT, tests::keys::<tables::TenantTable>),
+        ];
 
         fn read(document: &mut Document) -> Config {
             Config {
@@ -73,6 +81,10 @@ sections! {
     retry: policy::Config,
     /// What is kept in memory of the dead letters.
     dead_letters: dead_letter::Config,
+    /// The journal of attempts.
+    journal: journal::Config,
+    /// How requests are sent.
+    delivery: delivery::Config,
     /// The key that seals secrets.
     registry: registry::Config,
     /// Logs of the process.

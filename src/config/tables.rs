@@ -37,7 +37,7 @@ pub fn endpoints(document: &mut Document) -> Vec<Endpoint> {
 /// `[[tenant]]` as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TenantTable {
+pub(super) struct TenantTable {
     id: String,
     #[serde(default)]
     account_roles: Vec<String>,
