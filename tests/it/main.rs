@@ -2,4 +2,6 @@
 
 mod support;
 
+mod kafka_log;
 mod log_contract;
+mod log_contract_kafka;

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -276,6 +275,8 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn topic(cleanup: Cleanup) -> TopicSpec {

@@ -5,7 +5,7 @@
 //! carried out: an assignment when its committed positions are known, a revocation when the caller releases it.
 
 use std::{
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::{
     log::{Assigned, Commit, CommitMode, Consumer, LogError, METADATA_LIMIT, Polled, Record, Start, kafka::config::REQUEST_TIMEOUT},
     model::TopicPartition,
+    telemetry::metrics::Metrics,
 };
 
 use super::{
@@ -38,6 +39,7 @@ const BATCH: usize = 1024;
 
 pub(super) struct KafkaConsumer {
     base: BaseConsumer<Member>,
+    metrics: Arc<Metrics>,
     group: String,
     instance: Option<String>,
     start: Start,
@@ -49,6 +51,8 @@ pub(super) struct KafkaConsumer {
     appetite: Appetite,
     /// Records that came while none were asked for.
     early: Vec<Record>,
+    /// The asynchronous commit that was not counted yet.
+    committing: Option<Vec<Commit>>,
 }
 
 struct Owned {
@@ -70,9 +74,16 @@ enum Appetite {
 }
 
 impl KafkaConsumer {
-    pub(super) fn new(base: BaseConsumer<Member>, group: String, instance: Option<String>, start: Start) -> KafkaConsumer {
+    pub(super) fn new(
+        base: BaseConsumer<Member>,
+        metrics: Arc<Metrics>,
+        group: String,
+        instance: Option<String>,
+        start: Start,
+    ) -> KafkaConsumer {
         KafkaConsumer {
             base,
+            metrics,
             group,
             instance,
             start,
@@ -81,6 +92,7 @@ impl KafkaConsumer {
             releasing: None,
             appetite: Appetite::Hungry,
             early: Vec::new(),
+            committing: None,
         }
     }
 
@@ -201,7 +213,25 @@ impl KafkaConsumer {
             element.set_offset(Offset::Offset(commit.offset))?;
             element.set_metadata(&commit.metadata);
         }
-        self.base.commit(&offsets, mode)
+        let stored = self.base.commit(&offsets, mode);
+        match (&stored, mode) {
+            (Ok(()), KafkaCommitMode::Async) => {}
+            (Ok(()), KafkaCommitMode::Sync) => self.count(true),
+            (Err(_), _) => self.count(false),
+        }
+        stored
+    }
+
+    fn count(&self, stored: bool) {
+        self.metrics.commits_total.with(if stored { "ok" } else { "failed" }).increment(1);
+    }
+
+    /// The last asynchronous commit and why it failed, if it did; counted and told once.
+    fn last_commit(&mut self) -> (Vec<Commit>, Option<String>) {
+        let Some(begun) = self.committing.take() else { return (Vec::new(), None) };
+        let failure = self.base.context().commit_failure();
+        self.count(failure.is_none());
+        (begun, failure)
     }
 
     /// Waits until `deadline` for a first message and takes what else is there. None: a change of the assignment came.
@@ -380,24 +410,27 @@ impl Consumer for KafkaConsumer {
                 "the text of {length} bytes beside the position of {topic}:{partition} is longer than {METADATA_LIMIT}"
             )));
         }
+        let (begun, before) = self.last_commit();
         let is_owned = |commit: &&Commit| self.owned.iter().any(|owned| owned.partition == commit.partition);
-        let ours: Vec<Commit> = commits.iter().filter(is_owned).cloned().collect();
-        let before = self.base.context().commit_failure();
+        // Waiting with nothing new is waiting for what was begun: the broker answers the same commit again when it has stored the first.
+        let wanted = if commits.is_empty() && mode == CommitMode::Sync { &begun } else { commits };
+        let ours: Vec<Commit> = wanted.iter().filter(is_owned).cloned().collect();
+        let foreign = commits.iter().find(|commit| !is_owned(commit));
         if !ours.is_empty() {
-            let mode = match mode {
+            let kafka_mode = match mode {
                 CommitMode::Async => KafkaCommitMode::Async,
                 CommitMode::Sync => KafkaCommitMode::Sync,
             };
-            self.store(&ours, mode).map_err(unavailable("commit"))?;
+            self.store(&ours, kafka_mode).map_err(unavailable("commit"))?;
+            if mode == CommitMode::Async {
+                self.committing = Some(ours);
+            }
         }
-        if let Some(foreign) = commits.iter().find(|commit| !is_owned(commit)) {
+        if let Some(foreign) = foreign {
             let TopicPartition { topic, partition } = &foreign.partition;
             return Err(LogError::Unavailable(format!("{topic}:{partition} is not assigned to this member: not committed")));
         }
-        match (before, mode) {
-            (Some(failure), CommitMode::Async) => Err(LogError::Unavailable(format!("kafka: the commit before this one: {failure}"))),
-            _ => Ok(()),
-        }
+        before.map_or(Ok(()), |failure| Err(LogError::Unavailable(format!("kafka: the commit before this one: {failure}"))))
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
@@ -438,6 +471,7 @@ impl Drop for KafkaConsumer {
     /// Leaving makes librdkafka revoke everything, and wait until that is done: nobody polls for it any more, so it is done at once.
     fn drop(&mut self) {
         self.base.context().close();
+        self.last_commit();
         let left = self.release();
         while let Some(change) = self.base.context().next_change() {
             let done = match change {

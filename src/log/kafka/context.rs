@@ -1,10 +1,10 @@
-//! What librdkafka tells its client: rebalances, results of commits, statistics, errors, log lines. Everything is kept for the thread
+//! What librdkafka tells its client: rebalances, failed commits, statistics, errors, log lines. Everything is kept for the thread
 //! that polls, or logged; no decision is made in a callback.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use rdkafka::{
 use serde::Deserialize;
 use tracing::{debug, error, warn};
 
-use crate::{model::TopicPartition, telemetry::metrics::Metrics};
+use crate::model::TopicPartition;
 
 /// A change of the assignment that librdkafka waits for us to carry out.
 #[derive(Debug)]
@@ -32,7 +32,6 @@ pub(super) enum Change {
 /// The context of a consumer or a reader.
 pub(super) struct Member {
     voice: Voice,
-    metrics: Arc<Metrics>,
     changes: Mutex<VecDeque<Change>>,
     /// Nobody will carry out changes any more: they are done at once.
     closing: AtomicBool,
@@ -46,10 +45,9 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Member {
-    pub(super) fn new(client: &'static str, metrics: Arc<Metrics>) -> Member {
+    pub(super) fn new(client: &'static str) -> Member {
         Member {
             voice: Voice::new(client),
-            metrics,
             changes: Mutex::default(),
             closing: AtomicBool::new(false),
             commit_failure: Mutex::default(),
@@ -93,6 +91,10 @@ impl Member {
 
 impl ClientContext for Member {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // The only place where librdkafka says how a commit went that nobody waited for; one that went well it does not mention.
+        if facility == COMMIT_FAILED {
+            *locked(&self.commit_failure) = Some(line.to_owned());
+        }
         self.voice.log(level, facility, line);
     }
 
@@ -156,18 +158,6 @@ impl ConsumerContext for Member {
         debug!(?change, "assignment");
         locked(&self.changes).push_back(change);
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let failure = result.err().or_else(|| offsets.elements().iter().find_map(|element| element.error().err()));
-        match failure {
-            // There was nothing to commit.
-            None | Some(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => self.metrics.commits_total.with("ok").increment(1),
-            Some(failure) => {
-                self.metrics.commits_total.with("failed").increment(1);
-                *locked(&self.commit_failure) = Some(failure.to_string());
-            }
-        }
-    }
 }
 
 pub(super) fn assign(consumer: &BaseConsumer<Member>, partitions: &TopicPartitionList) -> KafkaResult<()> {
@@ -190,6 +180,9 @@ pub(super) fn unassign(consumer: &BaseConsumer<Member>, partitions: &TopicPartit
 fn end_of_partition(text: &str) -> Option<i64> {
     text.split_once("at offset ")?.1.split(' ').next()?.parse().ok()
 }
+
+/// The facility under which librdkafka logs a commit that failed.
+const COMMIT_FAILED: &str = "COMMITFAIL";
 
 /// The same error of one client is told at most this often.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);

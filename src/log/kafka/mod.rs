@@ -101,7 +101,7 @@ impl KafkaLog {
         if let Some(client) = clients.get(group) {
             return Ok(Arc::clone(client));
         }
-        let context = Member::new("query", Arc::clone(&self.metrics));
+        let context = Member::new("query");
         context.close();
         let client: BaseConsumer<Member> =
             self.config.reader(group).create_with_context(context).map_err(|wrong| self.config.refused(&wrong))?;
@@ -129,8 +129,8 @@ impl Log for KafkaLog {
         let Subscription { group, topics, start } = subscription;
         let client = self.config.consumer(&group, self.config.instance.as_deref());
         let base: BaseConsumer<Member> =
-            client.create_with_context(Member::new("consumer", Arc::clone(&self.metrics))).map_err(|wrong| self.config.refused(&wrong))?;
-        let consumer = KafkaConsumer::new(base, group, self.config.instance.clone(), start);
+            client.create_with_context(Member::new("consumer")).map_err(|wrong| self.config.refused(&wrong))?;
+        let consumer = KafkaConsumer::new(base, Arc::clone(&self.metrics), group, self.config.instance.clone(), start);
         match topics {
             Topics::Named(names) => consumer.subscribe(&names.iter().map(|name| &**name).collect::<Vec<_>>())?,
             Topics::Prefixed(prefix) => consumer.subscribe(&[&pattern(&prefix)])?,
@@ -139,7 +139,7 @@ impl Log for KafkaLog {
     }
 
     fn reader(&self, partition: TopicPartition, from: From) -> Result<Box<dyn Reader>, LogError> {
-        let context = Member::new("reader", Arc::clone(&self.metrics));
+        let context = Member::new("reader");
         Ok(Box::new(KafkaReader::open(&self.config.reader(&self.config.group), context, partition, from)?))
     }
 

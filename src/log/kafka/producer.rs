@@ -5,10 +5,10 @@
 
 use std::{
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -45,7 +45,11 @@ pub(super) struct Producer {
     current: ArcSwap<ThreadedProducer<Reports>>,
     renewing: Mutex<()>,
     closed: AtomicBool,
+    ticker: Thread,
 }
+
+/// How soon an append looks again whether the queue has room.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 struct Shared {
     voice: Voice,
@@ -59,6 +63,20 @@ struct Shared {
 }
 
 impl Shared {
+    /// Wakes the appends that wait for room until the producer is gone. Reports cannot do that: librdkafka counts a message until the whole
+    /// event that reports on it is destroyed, so whoever is woken by the last report finds the queue full, and no other report comes.
+    fn tick(shared: &Weak<Shared>) {
+        while let Some(shared) = shared.upgrade() {
+            if shared.waiting.load(Ordering::SeqCst) == 0 {
+                drop(shared);
+                thread::park_timeout(Duration::from_secs(1));
+            } else {
+                thread::sleep(LOOK_AGAIN_AFTER);
+                shared.room.notify_waiters();
+            }
+        }
+    }
+
     fn set_connected(&self, connected: bool) {
         if self.connected.swap(connected, Ordering::Relaxed) != connected {
             self.metrics.log_connected.set(if connected { 1.0 } else { 0.0 });
@@ -116,10 +134,6 @@ impl ProducerContext for Reports {
             Err((wrong, _)) => Err(wrong.clone()),
         };
         locked(&ticket.batch.reports)[ticket.index] = Some(report);
-        drop(ticket);
-        if self.0.waiting.load(Ordering::Relaxed) > 0 {
-            self.0.room.notify_waiters();
-        }
     }
 }
 
@@ -133,6 +147,11 @@ impl Producer {
             room: Notify::new(),
             limits: RwLock::default(),
         });
+        let ticked = Arc::downgrade(&shared);
+        let ticker = thread::Builder::new()
+            .name("kafka-producer-room".to_owned())
+            .spawn(move || Shared::tick(&ticked))
+            .map_err(|wrong| KafkaError::ClientCreation(wrong.to_string()))?;
         let first: ThreadedProducer<Reports> = client.create_with_context(Reports(Arc::clone(&shared)))?;
         Ok(Producer {
             client,
@@ -141,16 +160,17 @@ impl Producer {
             current: ArcSwap::from_pointee(first),
             renewing: Mutex::new(()),
             closed: AtomicBool::new(false),
+            ticker: ticker.thread().clone(),
         })
     }
 
     /// Remembers the largest batch (bytes) that a topic takes.
     pub(super) fn set_limit(&self, topic: &Arc<str>, bytes: usize) {
-        self.shared.limits.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(Arc::clone(topic), bytes);
+        self.shared.limits.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(topic), bytes);
     }
 
     fn limit(&self, topic: &str) -> Option<usize> {
-        self.shared.limits.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(topic).copied()
+        self.shared.limits.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
     }
 
     pub(super) async fn append(&self, records: Vec<Append>) -> Vec<Result<Position, LogError>> {
@@ -210,12 +230,10 @@ impl Producer {
                     return;
                 }
             };
-            // What fills the queue is reported on sooner or later (delivery.timeout.ms), and each report wakes us.
-            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-            if producer.in_flight_count() > 0 {
-                room.await;
-            }
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.waiting.fetch_add(1, Ordering::SeqCst);
+            self.ticker.unpark();
+            room.await;
+            self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
