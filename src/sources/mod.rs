@@ -134,13 +134,17 @@ pub enum DoomedThing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
+/// Puts the endpoints that want an event into the (empty) list.
+pub type Route = Box<dyn FnMut(&Event, &mut Vec<Arc<Endpoint>>) + Send>;
+
+/// The endpoint of that id, as it was known at that offset of the registry or later.
+pub type Resolve = Arc<dyn Fn(&Text, i64) -> Resolved + Send + Sync>;
+
 /// What a source needs from the rest of the program. Every closure is called on the source's thread and must not wait, but for `deliver`.
 pub struct Wiring {
-    /// Puts the endpoints that want the event into the (empty) list.
-    pub route: Box<dyn FnMut(&Event, &mut Vec<Arc<Endpoint>>) + Send>,
-    /// The endpoint of a delivery record, known at that offset of the registry.
-    pub resolve: Arc<dyn Fn(&Text, i64) -> Resolved + Send + Sync>,
-    /// Takes deliveries to the scheduler; waits while there is no room.
+    pub route: Route,
+    pub resolve: Resolve,
+    /// Takes deliveries to the scheduler; waits while there is no room. Whoever answers [`Closed`] abandons the acknowledgements.
     pub deliver: Box<dyn FnMut(Vec<Routed>) -> Result<(), Closed> + Send>,
     /// Appends to the dead letters and acknowledges then.
     pub doom: Arc<dyn Fn(Doomed) + Send + Sync>,
@@ -152,7 +156,8 @@ pub struct Wiring {
     /// The id of the registry topic (one word, at most 64 ASCII characters). It is kept with every commit: a group that was served with another registry
     /// is not served with this one.
     pub registry_id: Text,
-    /// Told once, when the source cannot go on; the text names the thing and the cure. Its thread has ended then.
+    /// Told once, when the source cannot go on; the text names the thing and the cure. It has left its group by then. A panic is not told: see
+    /// [`Handle::is_running`].
     pub failed: Box<dyn FnOnce(String) + Send>,
     pub budget: Arc<Budget>,
     pub clock: Arc<dyn Clock>,

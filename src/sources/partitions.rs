@@ -120,6 +120,11 @@ impl Owned {
         self.held_bytes = 0;
     }
 
+    /// Whether anybody can still settle something. Not the same as what is outstanding: deliveries that were abandoned never settle.
+    pub fn is_out(&self) -> bool {
+        self.opened.iter().any(|opened| opened.record.strong_count() > 0)
+    }
+
     /// Asks what waits of the records below `offset` to leave the window.
     pub fn ask_to_leave(&self, offset: i64) {
         for opened in self.opened.iter().filter(|opened| opened.offset < offset) {

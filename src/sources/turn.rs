@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Closed, Command, Config, Doomed, DoomedThing, Resolved, Shared, Wiring,
-    partitions::{Held, Partitions},
+    partitions::{Held, Owned, Partitions},
     retry,
 };
 use crate::{
@@ -181,7 +181,7 @@ impl Source {
             self.report(now);
         }
         if let Phase::Finishing(deadline) = self.phase
-            && (self.partitions.outstanding() == 0 || now >= deadline)
+            && (now >= deadline || !self.partitions.list.iter().any(Owned::is_out))
         {
             return self.finish(now, deadline);
         }
@@ -496,14 +496,15 @@ impl Source {
     fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {
         let Some(revoking) = self.revoking.take() else { return Ok(Duration::ZERO) };
         let of = |partition: &TopicPartition| revoking.partitions.contains(partition);
-        let out: u64 = self.partitions.list.iter().filter(|owned| of(&owned.lease.partition)).map(|owned| owned.outstanding).sum();
+        let is_out = self.partitions.list.iter().any(|owned| of(&owned.lease.partition) && owned.is_out());
         let is_over = matches!(self.phase, Phase::Finishing(deadline) if now >= deadline);
-        if out > 0 && now < revoking.deadline && !is_over {
+        if is_out && now < revoking.deadline && !is_over {
             self.revoking = Some(revoking);
             return Ok(SOON);
         }
-        if out > 0 {
-            tracing::info!(records = out, "partitions are given up while records are in flight: their new owner sends those again");
+        if is_out {
+            let partitions = revoking.partitions.len();
+            tracing::info!(partitions, "partitions are given up while records are in flight: their new owner sends those again");
         }
         for owned in self.partitions.list.iter().filter(|owned| of(&owned.lease.partition)) {
             owned.lease.end();
@@ -559,8 +560,9 @@ impl Source {
             for owned in &self.partitions.list {
                 owned.lease.end();
             }
-            self.collect();
         }
+        // Whoever has let go of a record since this round began had settled it before.
+        self.collect();
         if self.commit(None, CommitMode::Sync)? || is_late {
             let open = self.partitions.outstanding();
             if open > 0 {
