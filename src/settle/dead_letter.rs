@@ -8,9 +8,13 @@
 //! sends once. The order is this one because the other could lose a letter; between the two appends a crash (or the same redrive on another
 //! instance within the milliseconds that it follows behind) can send a delivery twice, under the same event id.
 
+mod follow;
+mod index;
+#[cfg(test)]
+mod tests;
+
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,14 +26,20 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::{
+    follow::Follower,
+    index::{Index, Key, summary},
+};
 use crate::{
     log::{
         Append, From, Log, LogError, Reader, Record,
         record::{DeadLetter, DeadThing, decode_dead_letter, encode_delivery},
     },
-    model::{Clock, DeadReason, Delivery, Position, Purpose, Text, Timestamp, TopicPartition},
+    model::{Clock, Delivery, Purpose, Text, TopicPartition},
     telemetry::Metrics,
 };
+
+pub use index::{About, Filter, LetterId, Summary};
 
 /// The header of a mark: `partition-offset` of the letter that was redriven.
 const REDRIVEN: &str = "posthaste-redriven";
@@ -40,8 +50,6 @@ const BATCH: usize = 500;
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// A reader is opened anew rather than read through a gap of so many records.
 const GAP: i64 = 5_000;
-/// How often new partitions of the topic are looked for.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// `[dead_letters]`
@@ -64,84 +72,6 @@ impl Config {
             1..=10_000_000 => Vec::new(),
             index => vec![("index", format!("is {index}: it must be 1 to 10000000"))],
         }
-    }
-}
-
-/// What a dead letter is called: where it lies in the dead-letter topic. Written `partition-offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LetterId {
-    pub partition: i32,
-    pub offset: i64,
-}
-
-impl std::fmt::Display for LetterId {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}-{}", self.partition, self.offset)
-    }
-}
-
-impl std::str::FromStr for LetterId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<LetterId, String> {
-        let parts = text.split_once('-').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
-        parts.map(|(partition, offset)| LetterId { partition, offset }).ok_or_else(|| format!("`{text}` is no id of a dead letter"))
-    }
-}
-
-/// A dead letter in the list.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
-    pub id: LetterId,
-    pub at: Timestamp,
-    pub reason: DeadReason,
-    pub detail: Text,
-    /// Where the event lay first.
-    pub origin: Position,
-    /// None: a record that never became a delivery.
-    pub delivery: Option<About>,
-}
-
-/// What the delivery was about.
-#[derive(Debug, Clone, PartialEq)]
-pub struct About {
-    pub endpoint: Text,
-    pub tenant: Text,
-    pub event: Text,
-    pub kind: Text,
-    pub channel: Text,
-    pub attempts: u32,
-}
-
-/// Which dead letters; what is none is not asked for. A record that never became a delivery has no tenant and no endpoint: only who asks for
-/// neither sees it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Filter {
-    pub tenant: Option<Text>,
-    pub endpoint: Option<Text>,
-    pub channel: Option<Text>,
-    pub kind: Option<Text>,
-    pub reason: Option<DeadReason>,
-    /// At or after.
-    pub since: Option<Timestamp>,
-    /// Before.
-    pub until: Option<Timestamp>,
-}
-
-impl Filter {
-    fn matches(&self, summary: &Summary) -> bool {
-        let about = summary.delivery.as_ref();
-        let is = |asked: &Option<Text>, found: fn(&About) -> &Text| match asked {
-            None => true,
-            Some(asked) => about.is_some_and(|about| found(about) == asked),
-        };
-        is(&self.tenant, |about| &about.tenant)
-            && is(&self.endpoint, |about| &about.endpoint)
-            && is(&self.channel, |about| &about.channel)
-            && is(&self.kind, |about| &about.kind)
-            && self.reason.is_none_or(|reason| reason == summary.reason)
-            && self.since.is_none_or(|since| summary.at >= since)
-            && self.until.is_none_or(|until| summary.at < until)
     }
 }
 
@@ -169,40 +99,6 @@ pub enum RedriveError {
     Impossible(String),
     #[error(transparent)]
     Log(#[from] LogError),
-}
-
-/// By time, so that pages are in order; the id makes it unique.
-type Key = (i64, LetterId);
-
-#[derive(Default)]
-struct Index {
-    letters: BTreeMap<Key, Summary>,
-    times: HashMap<LetterId, i64, foldhash::fast::RandomState>,
-    /// Being redriven by this instance right now.
-    claimed: HashSet<LetterId, foldhash::fast::RandomState>,
-}
-
-impl Index {
-    fn put(&mut self, summary: Summary, limit: usize) {
-        let at = summary.at.as_millisecond();
-        self.times.insert(summary.id, at);
-        self.letters.insert((at, summary.id), summary);
-        while self.letters.len() > limit {
-            if let Some(((_, oldest), _)) = self.letters.pop_first() {
-                self.times.remove(&oldest);
-            }
-        }
-    }
-
-    fn remove(&mut self, id: LetterId) {
-        if let Some(at) = self.times.remove(&id) {
-            self.letters.remove(&(at, id));
-        }
-    }
-
-    fn get(&self, id: LetterId) -> Option<&Summary> {
-        self.letters.get(&(*self.times.get(&id)?, id))
-    }
 }
 
 pub struct DeadLetters {
@@ -461,7 +357,7 @@ impl DeadLetters {
     }
 
     fn follow(&self) {
-        let mut follower = Follower { readers: Vec::new(), looked: None };
+        let mut follower = Follower::default();
         let mut complained = false;
         while !*self.stopping.lock().expect("nothing panics while it holds this lock") {
             match follower.turn(self) {
@@ -502,68 +398,6 @@ impl DeadLetters {
     }
 }
 
-/// The readers of all partitions.
-struct Follower {
-    readers: Vec<(i32, Box<dyn Reader>)>,
-    looked: Option<Instant>,
-}
-
-impl Follower {
-    fn turn(&mut self, letters: &DeadLetters) -> Result<(), LogError> {
-        self.look_for_partitions(letters)?;
-        let mut idle = true;
-        for (_, reader) in &mut self.readers {
-            let records = reader.poll(Duration::ZERO, BATCH)?;
-            idle &= records.is_empty();
-            letters.take_in(records);
-        }
-        if !idle {
-            return Ok(());
-        }
-        if !letters.is_ready() {
-            let mut behind = false;
-            for (_, reader) in &mut self.readers {
-                behind |= reader.next() < reader.end()?;
-            }
-            letters.ready.store(!behind, Ordering::Release);
-        }
-        // Each gets its share of the wait, so that none is looked at only when another one moves.
-        let share = POLL / u32::try_from(self.readers.len().max(1)).unwrap_or(u32::MAX);
-        for (_, reader) in &mut self.readers {
-            letters.take_in(reader.poll(share, BATCH)?);
-        }
-        if self.readers.is_empty() {
-            letters.pause(PAUSE_AFTER_ERROR);
-        }
-        Ok(())
-    }
-
-    fn look_for_partitions(&mut self, letters: &DeadLetters) -> Result<(), LogError> {
-        if self.looked.is_some_and(|looked| looked.elapsed() < PARTITIONS_EVERY) && !self.readers.is_empty() {
-            return Ok(());
-        }
-        for partition in letters.log.partitions(&letters.topic)? {
-            if self.readers.iter().all(|(known, _)| *known != partition) {
-                self.readers.push((partition, letters.reader(partition, From::Earliest)?));
-            }
-        }
-        self.looked = Some(Instant::now());
-        Ok(())
-    }
-
-    /// After an error: new readers where the old ones stood. One that cannot be opened now is opened from the start later, which is harmless:
-    /// the index takes in a letter twice as once, and marks come after letters.
-    fn reopen(&mut self, letters: &DeadLetters) {
-        let stood: Vec<(i32, i64)> = self.readers.drain(..).map(|(partition, reader)| (partition, reader.next())).collect();
-        for (partition, next) in stood {
-            if let Ok(reader) = letters.reader(partition, From::Offset(next)) {
-                self.readers.push((partition, reader));
-            }
-        }
-        self.looked = None;
-    }
-}
-
 /// Letters that this instance is redriving; nobody else in it may meanwhile.
 struct Claim<'a> {
     letters: &'a DeadLetters,
@@ -586,173 +420,8 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// The summary of a letter, with texts of its own: those of the record would keep the whole record in memory.
-fn summary(record: &Record) -> Option<Summary> {
-    let own = |text: &Text| Text::from(&**text);
-    let letter = decode_dead_letter(record).ok()?;
-    let (origin, delivery) = match letter.thing {
-        DeadThing::Delivery(delivery) => {
-            let event = &delivery.event;
-            let about = About {
-                endpoint: own(&delivery.endpoint),
-                tenant: own(&event.tenant),
-                event: own(&event.id),
-                kind: own(&event.kind),
-                channel: own(&event.channel),
-                attempts: delivery.attempts,
-            };
-            (delivery.origin, Some(about))
-        }
-        DeadThing::Record { origin, .. } => (origin, None),
-    };
-    let id = LetterId { partition: letter.position.partition, offset: letter.position.offset };
-    Some(Summary { id, at: letter.at, reason: letter.reason, detail: own(&letter.detail), origin, delivery })
-}
-
 fn parse_cursor(cursor: &str) -> Result<Key, String> {
     let wrong = || format!("`{cursor}` is no cursor: give the `next` of the page before");
     let (at, id) = cursor.split_once('.').ok_or_else(wrong)?;
     Ok((at.parse().map_err(|_| wrong())?, id.parse().map_err(|_| wrong())?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        log::record::{decode_delivery, encode_dead_delivery, encode_dead_record},
-        model::time::{ManualClock, timestamp_from_ms},
-        settle::test_log::{TestLog, delivery},
-    };
-
-    async fn put(log: &TestLog, endpoint: &str, reason: DeadReason, at: i64) {
-        let delivery = Delivery { endpoint: endpoint.into(), attempts: 9, ..delivery(timestamp_from_ms(0)) };
-        let append = encode_dead_delivery(&delivery, reason, "why", timestamp_from_ms(at)).to("dead".into());
-        log.append(vec![append]).await.pop().expect("one result").expect("it is stored");
-    }
-
-    fn start(log: &Arc<TestLog>, index: usize) -> Arc<DeadLetters> {
-        let clock = Arc::new(ManualClock::at_ms(9_000_000));
-        DeadLetters::start(log.clone(), "dead".into(), "events".into(), &Config { index }, clock, Metrics::new()).expect("a thread")
-    }
-
-    /// The endpoints in the list, newest letter first, once there are `count`.
-    fn listed(letters: &DeadLetters, filter: &Filter, count: usize) -> Vec<String> {
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            let page = letters.list(filter, None, 1_000).expect("no cursor");
-            if letters.is_ready() && page.items.len() == count {
-                let name = |item: Summary| item.delivery.map_or("-".to_owned(), |about| about.endpoint.to_string());
-                return page.items.into_iter().map(name).collect();
-            }
-            assert!(Instant::now() < until, "{} letters, {count} expected", page.items.len());
-            std::thread::yield_now();
-        }
-    }
-
-    fn of(endpoint: &str) -> Filter {
-        Filter { endpoint: Some(endpoint.into()), ..Filter::default() }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn letters_are_listed_newest_first_by_pages_and_by_what_is_asked() {
-        let log = TestLog::new();
-        for (endpoint, reason, at) in [("a", DeadReason::Exhausted, 10), ("b", DeadReason::Final, 30), ("a", DeadReason::Expired, 20)] {
-            put(&log, endpoint, reason, at).await;
-        }
-        let letters = start(&log, 100);
-        assert_eq!(listed(&letters, &Filter::default(), 3), ["b", "a", "a"]);
-        assert_eq!(listed(&letters, &of("a"), 2), ["a", "a"]);
-        assert_eq!(listed(&letters, &Filter { reason: Some(DeadReason::Final), ..Filter::default() }, 1), ["b"]);
-        let within = Filter { since: Some(timestamp_from_ms(20)), until: Some(timestamp_from_ms(30)), ..Filter::default() };
-        assert_eq!(listed(&letters, &within, 1), ["a"]);
-        assert_eq!(listed(&letters, &Filter { tenant: Some("other".into()), ..Filter::default() }, 0), [""; 0]);
-
-        let first = letters.list(&Filter::default(), None, 2).expect("a page");
-        let second = letters.list(&Filter::default(), first.next.as_deref(), 2).expect("a page");
-        assert_eq!((first.items.len(), second.items.len(), second.next), (2, 1, None));
-        assert_eq!(second.items[0].at, timestamp_from_ms(10));
-        assert!(letters.list(&Filter::default(), Some("nonsense"), 2).is_err());
-        letters.stop();
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn redriving_twice_sends_once_also_after_a_restart() {
-        let log = TestLog::new();
-        put(&log, "a", DeadReason::Exhausted, 10).await;
-        put(&log, "b", DeadReason::Exhausted, 20).await;
-        let letters = start(&log, 100);
-        listed(&letters, &Filter::default(), 2);
-        let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
-        assert!(matches!(letters.redrive(id, Some(&"other".into())).await, Err(RedriveError::Unknown)));
-        assert!(letters.get(id, None).await.expect("it can be read").is_some());
-        letters.redrive(id, None).await.expect("the first time");
-        assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Unknown)));
-        assert_eq!(listed(&letters, &Filter::default(), 1), ["b"]);
-        letters.stop();
-
-        let again = start(&log, 100);
-        assert_eq!(listed(&again, &Filter::default(), 1), ["b"]);
-        let sent = log.records("events");
-        assert_eq!(sent.len(), 1);
-        let sent = decode_delivery(&sent[0]).expect("a delivery");
-        assert_eq!((sent.purpose, sent.attempts, &*sent.endpoint), (Purpose::Redrive, 0, "a"));
-        assert_eq!((sent.origin, sent.accepted_at), (delivery(timestamp_from_ms(0)).origin, timestamp_from_ms(9_000_000)));
-        again.stop();
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn many_are_redriven_by_filter_and_each_once() {
-        let log = TestLog::new();
-        for at in 0..1_300 {
-            put(&log, if at % 2 == 0 { "a" } else { "b" }, DeadReason::EndpointInactive, at).await;
-        }
-        let letters = start(&log, 10_000);
-        listed(&letters, &of("a"), 650);
-        let (one, other) = (Progress::default(), Progress::default());
-        let filter = of("a");
-        let (first, second) = tokio::join!(letters.redrive_all(&filter, &one), letters.redrive_all(&filter, &other));
-        first.and(second).expect("the log takes it");
-        let redriven = one.redriven.load(Ordering::Relaxed) + other.redriven.load(Ordering::Relaxed);
-        assert_eq!((redriven, log.records("events").len()), (650, 650));
-        listed(&letters, &Filter::default(), 650);
-        letters.stop();
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_the_log_does_not_take_stays_a_dead_letter() {
-        let log = TestLog::new();
-        put(&log, "a", DeadReason::Exhausted, 10).await;
-        let letters = start(&log, 100);
-        listed(&letters, &of("a"), 1);
-        let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
-        log.fail(|_| Some(LogError::Unavailable("disk full".into())));
-        assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Log(_))));
-        log.fail(|_| None);
-        letters.redrive(id, None).await.expect("now it is taken");
-        letters.stop();
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn the_index_keeps_the_newest_and_an_unreadable_record_goes_back_where_it_came_from() {
-        let log = TestLog::new();
-        for at in 0..5 {
-            put(&log, "a", DeadReason::Exhausted, at).await;
-        }
-        let broken = Record {
-            position: Position { topic: "source".into(), partition: 0, offset: 5 },
-            key: None,
-            value: Some(Bytes::from_static(b"{broken")),
-            headers: vec![("x".into(), Bytes::from_static(b"y"))],
-            appended_ms: 0,
-        };
-        let append = encode_dead_record(&broken, DeadReason::Unparsable, "is wrong", timestamp_from_ms(9)).to("dead".into());
-        log.append(vec![append]).await.pop().expect("one result").expect("it is stored");
-        let letters = start(&log, 3);
-        assert_eq!(listed(&letters, &Filter::default(), 3), ["-", "a", "a"]);
-        let id = letters.list(&Filter::default(), None, 1).expect("a page").items[0].id;
-        letters.redrive(id, None).await.expect("it can be redriven");
-        let sent = log.records("source").remove(0);
-        assert_eq!((sent.value, sent.headers), (broken.value, broken.headers));
-        letters.stop();
-    }
 }

@@ -42,7 +42,7 @@ pub struct Config {
     /// A delivery that is older than this is not tried again: dead letter `expired`.
     #[serde(with = "humantime_serde")]
     pub max_age: Duration,
-    /// By how much a delay may be lengthened at random: a share of it, 0 to 1.
+    /// By how much a delay may be lengthened at random: a share of it, 0 to 0.5.
     pub jitter: f64,
     /// Answers that end a delivery (dead letter `final`): statuses such as `400`, or classes: `3xx`, `4xx`. Never 408, 425 and 429.
     #[serde(rename = "final")]
@@ -91,8 +91,9 @@ impl Config {
             problems
                 .push(("max_age", format!("is \"{age}\": it must be longer than the longest delay of `schedule`, which is \"{longest}\"")));
         }
-        if !(0.0..=1.0).contains(&self.jitter) {
-            problems.push(("jitter", format!("is {}: it is a share of the delay, 0 to 1", self.jitter)));
+        // Readers of tiers take what is due later than one and a half times their delay for something that belongs elsewhere.
+        if !(0.0..=0.5).contains(&self.jitter) {
+            problems.push(("jitter", format!("is {}: it is a share of the delay, 0 to 0.5", self.jitter)));
         }
         problems
     }

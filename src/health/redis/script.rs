@@ -89,9 +89,7 @@ impl Scripts {
             call.arg(&*item.endpoint).arg(operation).arg(argument).arg(item.now).arg(encode(&item.ours));
         }
         let answer: Vec<String> = call.invoke_async(to).await?;
-        let applied = answer.as_chunks::<2>().0.iter().map(|[record, from]| {
-            Some(Applied { record: decode(record)?, from: state(from) })
-        });
+        let applied = answer.as_chunks::<2>().0.iter().map(|[record, from]| Some(Applied { record: decode(record)?, from: state(from) }));
         let applied = applied.collect::<Option<Vec<Applied>>>().filter(|applied| applied.len() == items.len());
         applied.ok_or_else(|| unexpected("an answer that does not fit the call"))
     }
