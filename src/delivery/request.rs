@@ -23,7 +23,7 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 /// Bodies of the hub scheme are compressed from this size on (WIRE.md 4.5).
 const COMPRESS_FROM: usize = 1024;
 
-/// Headers that an attempt adds to those of its endpoint, at most.
+/// Headers that an attempt adds to those of its endpoint, at most: a clone then has an index that is large enough.
 const ADDED: usize = 6;
 
 /// One version of an endpoint, ready to be sent to.
@@ -87,7 +87,6 @@ impl Prepared {
         let event = &*delivery.event;
         let mut body = payload::body(self.endpoint.format, event);
         let mut headers = self.headers.clone();
-        headers.reserve(ADDED);
 
         let time = HeaderValue::from(time);
         let seconds = time.to_str().expect("a number is text");

@@ -207,15 +207,20 @@ async fn open_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         };
         match result {
             Some(Ok(tcp)) => return Ok(tcp),
-            // What the endpoint's side said tells more than that this machine has no route for the other family.
             Some(Err(error)) => {
-                if worst.as_ref().is_none_or(|worst| matches!(classify::connect(worst), Failure::Local(_))) {
-                    worst = Some(error);
-                }
+                worst = Some(match worst {
+                    Some(earlier) => telling(earlier, error),
+                    None => error,
+                });
             }
             None => {}
         }
     }
+}
+
+/// Of two errors the later one, unless it only says that this machine has no route for the other family.
+fn telling(earlier: io::Error, later: io::Error) -> io::Error {
+    if matches!(classify::connect(&later), Failure::Local(_)) { earlier } else { later }
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
