@@ -96,7 +96,7 @@ pub struct Tenant {
     pub account_roles: Vec<String>,
     /// Its share of the scheduler's turns beside other tenants, 1 to 1,000.
     pub weight: u32,
-    /// Events that it may hand in over HTTP, per instance; none: unlimited.
+    /// Events that its tokens may hand in over HTTP, per instance; none: unlimited.
     pub rate: Option<Rate>,
     /// From the configuration file: read-only in the API.
     #[serde(skip)]

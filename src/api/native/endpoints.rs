@@ -1,0 +1,364 @@
+//! `/v1/endpoints`: registering, reading and changing receivers.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{FromRequest, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Page, events::Accepted, status, view::EndpointView};
+use crate::{
+    api::{
+        Context, Shared,
+        auth::Caller,
+        error::Problem,
+        input::{Document, Id, Params, limit},
+    },
+    delivery::address,
+    log::record::{encode_delivery, unplaced},
+    model::{Delivery, Endpoint, Event, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
+    registry::{
+        Draft, Entry, FieldError, WriteError,
+        spec::{EndpointSpec, SecretText, new_secret},
+    },
+};
+
+/// Fields that are shown and cannot be set: a document that was read can be sent back as it is.
+const READ_ONLY: &[&str] = &["health", "declared", "createdAt", "updatedAt"];
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only the admin token sees more than one.
+    tenant: Option<String>,
+    /// 1 to 1,000; 100 when absent.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct TenantQuery {
+    /// Of an endpoint that names none.
+    tenant: Option<String>,
+}
+
+/// The endpoints of a tenant, in the order of their ids.
+#[utoipa::path(get, path = "/v1/endpoints", tag = "endpoints", params(ListQuery),
+    responses((status = 200, body = Page<EndpointView>), (status = 400, body = Problem), (status = 401, body = Problem)))]
+pub async fn list(
+    State(context): State<Context>,
+    caller: Caller,
+    Params(query): Params<ListQuery>,
+) -> Result<Json<Page<EndpointView>>, Problem> {
+    let tenant = caller.scope(query.tenant.as_deref())?;
+    let limit = limit(query.limit.as_deref())?;
+    let entries = context.registry.endpoints(tenant.as_deref(), query.cursor.as_deref(), limit + 1);
+    let page = Page::of(entries, limit, |entry| entry.endpoint.id.to_string());
+    Ok(Json(page.map(|entry| EndpointView::of(&context, &entry))))
+}
+
+/// Registers an endpoint. The answer is the only one with its secret in it.
+#[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints", params(TenantQuery), request_body = EndpointSpec,
+    responses((status = 201, body = EndpointView), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 409, description = "The id is taken.", body = Problem),
+        (status = 422, description = "Fields are wrong; all of them are named.", body = Problem), (status = 503, body = Problem)))]
+pub async fn create(
+    State(context): State<Context>,
+    caller: Caller,
+    Params(query): Params<TenantQuery>,
+    Document(mut spec): Document<EndpointSpec>,
+) -> Result<Response, Problem> {
+    caller.need(Role::Developer)?;
+    let named = spec.tenant.take().or(query.tenant);
+    spec.tenant = caller.scope(named.as_deref())?.map(|tenant| tenant.to_string());
+    spec.fill();
+    let endpoint = checked(spec, &context)?;
+    let tenant = endpoint.tenant.clone();
+    let created = context.registry.create_endpoint(endpoint).await.map_err(|error| match error {
+        // Whose it is stays unknown to those who do not see it.
+        WriteError::Exists { id, .. } => Problem::conflict(format!("the id `{id}` is taken")),
+        other => other.into(),
+    })?;
+    tracing::info!(endpoint = %created.endpoint.id, %tenant, url = %created.endpoint.url, "endpoint created");
+    let location = format!("/v1/endpoints/{}", created.endpoint.id);
+    let view = EndpointView::with_secret(&context, &created);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = String, Path)),
+    responses((status = 200, body = EndpointView), (status = 404, body = Problem)))]
+pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<Json<EndpointView>, Problem> {
+    Ok(Json(EndpointView::of(&context, &visible(&context, &caller, &id)?)))
+}
+
+/// The body of a change, as a map; fields that are read only are left out of it.
+pub struct Patch(Map<String, Value>);
+
+impl FromRequest<Context> for Patch {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, context: &Context) -> Result<Patch, Problem> {
+        let Document(mut fields) = Document::<Map<String, Value>>::from_request(request, context).await?;
+        fields.retain(|field, _| !READ_ONLY.contains(&field.as_str()));
+        if let Some(Value::Object(auth)) = fields.get_mut("auth") {
+            auth.remove("configured");
+        }
+        Ok(Patch(fields))
+    }
+}
+
+/// Changes an endpoint by a JSON merge patch (RFC 7396): fields that are given replace what is there, null brings back the default. `auth` of
+/// another type replaces the old one whole. Another way of signing makes a new secret, if none is given, and shows it.
+#[utoipa::path(patch, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = String, Path)), request_body = EndpointSpec,
+    responses((status = 200, body = EndpointView), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 409, description = "It is declared in the configuration file.", body = Problem), (status = 422, body = Problem)))]
+pub async fn patch(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    Patch(fields): Patch,
+) -> Result<Json<EndpointView>, Problem> {
+    caller.need(Role::Developer)?;
+    visible(&context, &caller, &id)?;
+    let positions =
+        if fields.get("status").is_some_and(|status| status == "disabled") { Some(status::positions(&context).await?) } else { None };
+    let mut moved = false;
+    let mut refused = None;
+    let result = context
+        .registry
+        .update_endpoint(&id, |entry| {
+            let patched = merged(&entry.endpoint, &fields).and_then(|spec| checked(spec, &context));
+            let new = patched.map_err(|problem| {
+                refused = Some(problem);
+                WriteError::Invalid(Vec::new())
+            })?;
+            moved = new.url != entry.endpoint.url;
+            let mut draft = Draft::of(entry);
+            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
+            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), context.clock.now());
+            Ok(draft)
+        })
+        .await;
+    if let Some(problem) = refused {
+        return Err(problem);
+    }
+    let entry = result?;
+    if moved {
+        context.health.report(&entry.endpoint.id, Observation::UrlChanged);
+    }
+    tracing::info!(endpoint = %id, fields = ?fields.keys().collect::<Vec<_>>(), "endpoint changed");
+    let made_secret = fields.contains_key("signing") && !fields.contains_key("secret");
+    Ok(Json(if made_secret { EndpointView::with_secret(&context, &entry) } else { EndpointView::of(&context, &entry) }))
+}
+
+/// Deletes an endpoint. What is still queued for it becomes dead letters.
+#[utoipa::path(delete, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
+    caller.need(Role::Developer)?;
+    visible(&context, &caller, &id)?;
+    let entry = context.registry.delete_endpoint(&id).await?;
+    context.health.forget(&entry.endpoint.id);
+    context.journal.forget(&entry.endpoint.id);
+    tracing::info!(endpoint = %id, "endpoint deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rotation {
+    /// The new secret; made up when absent.
+    secret: Option<SecretText>,
+    /// How many of the old ones stay live beside it, 0 to 3; 1 when absent. The hub scheme has one secret, so there it is always 0.
+    keep: Option<u8>,
+}
+
+/// Gives an endpoint a new secret and shows it. The old one goes on signing beside it (`standard`) until the next rotation.
+#[utoipa::path(post, path = "/v1/endpoints/{id}/rotate-secret", tag = "endpoints", params(("id" = String, Path)), request_body = Rotation,
+    responses((status = 200, body = EndpointView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn rotate_secret(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    Document(rotation): Document<Rotation>,
+) -> Result<Json<EndpointView>, Problem> {
+    caller.need(Role::Developer)?;
+    let entry = visible(&context, &caller, &id)?;
+    let keep = usize::from(rotation.keep.unwrap_or(1));
+    if keep > 3 {
+        return Err(Problem::invalid(vec![FieldError::new("keep", format!("is {keep}: write 0 to 3"))]));
+    }
+    let secret = rotation.secret.or_else(|| new_secret(entry.endpoint.signing.as_str()));
+    let Some(secret) = secret.filter(|_| entry.endpoint.signing != Signing::None) else {
+        return Err(Problem::invalid(vec![FieldError::new("signing", "is `none`: there is no secret to rotate")]));
+    };
+    let entry = context
+        .registry
+        .update_endpoint(&id, |entry| {
+            let mut draft = Draft::of(entry);
+            let new = Secret::new(secret.0.as_bytes());
+            draft.endpoint.signing = match &entry.endpoint.signing {
+                Signing::Standard { secrets } => {
+                    Signing::Standard { secrets: std::iter::once(new).chain(secrets.iter().take(keep).cloned()).collect() }
+                }
+                Signing::Hub { .. } => Signing::Hub { secret: new },
+                Signing::None => Signing::None,
+            };
+            // Read again, so that the new secret is checked like one of a new endpoint.
+            let checked = EndpointSpec::of(&draft.endpoint).check(context.clock.now()).map_err(WriteError::Invalid)?;
+            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..checked };
+            Ok(draft)
+        })
+        .await?;
+    tracing::info!(endpoint = %id, "secret rotated");
+    Ok(Json(EndpointView::with_secret(&context, &entry)))
+}
+
+/// A test event; all of it can be left out.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TestEvent {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    channel: Option<String>,
+    data: Option<Value>,
+}
+
+/// Sends an event to this endpoint alone, whatever it listens to. What came of it is among its attempts.
+#[utoipa::path(post, path = "/v1/endpoints/{id}/test", tag = "endpoints", params(("id" = String, Path)), request_body = TestEvent,
+    responses((status = 202, body = Accepted), (status = 404, body = Problem),
+        (status = 409, description = "It is disabled or suspended.", body = Problem), (status = 503, body = Problem)))]
+pub async fn test(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    Document(test): Document<TestEvent>,
+) -> Result<(StatusCode, Json<Accepted>), Problem> {
+    caller.need(Role::Developer)?;
+    let entry = visible(&context, &caller, &id)?;
+    if !entry.is_served() {
+        return Err(Problem::conflict(format!("the endpoint `{id}` is {}: enable it first", why_not_served(&entry))));
+    }
+    let now = context.clock.now();
+    let data = test.data.unwrap_or_else(|| serde_json::json!({"test": true, "sentAt": now.to_string()}));
+    let event = Event {
+        id: Text::from(format!("test_{}", uuid::Uuid::now_v7().simple())),
+        kind: test.kind.map_or_else(|| Text::from_static("posthaste.test"), Text::from),
+        channel: test.channel.map_or_else(|| Text::from_static(Event::OWN_CHANNEL), Text::from),
+        direction: None,
+        time: now,
+        tenant: entry.endpoint.tenant.clone(),
+        subject: None,
+        priority: Priority::High,
+        traceparent: None,
+        data: Bytes::from(data.to_string()),
+    };
+    let delivery = Delivery {
+        event: Arc::new(event),
+        endpoint: entry.endpoint.id.clone(),
+        origin: unplaced(Arc::clone(&context.events)),
+        attempts: 0,
+        accepted_at: now,
+        due_at: None,
+        registry_offset: entry.endpoint.registry_offset,
+        purpose: Purpose::Test,
+        reason: None,
+    };
+    let append = encode_delivery(&delivery).to(Arc::clone(&context.events));
+    let position = context.log.append(vec![append]).await.pop().expect("one result for each record")?;
+    let accepted = Accepted {
+        id: delivery.event.id.to_string(),
+        topic: position.topic.to_string(),
+        partition: position.partition,
+        offset: position.offset,
+    };
+    Ok((StatusCode::ACCEPTED, Json(accepted)))
+}
+
+/// The endpoint, if it is there for this caller.
+pub fn visible(shared: &Shared, caller: &Caller, id: &str) -> Result<Entry, Problem> {
+    let entry = shared.registry.get(id).filter(|entry| caller.sees(&entry.endpoint.tenant));
+    entry.ok_or_else(|| Problem::not_found("endpoint", id))
+}
+
+fn why_not_served(entry: &Entry) -> &'static str {
+    if entry.endpoint.status == Status::Disabled { "disabled" } else { "suspended because of its health" }
+}
+
+/// All checks: those of the document, and whether the address may be delivered to.
+fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
+    let addresses: &address::Policy = &shared.addresses;
+    let url = crate::model::EndpointUrl::parse(&spec.url).ok();
+    let refused = url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string()));
+    match (spec.check(shared.clock.now()), refused) {
+        (Ok(endpoint), None) => Ok(endpoint),
+        (Ok(_), Some(refused)) => Err(Problem::invalid(vec![refused])),
+        (Err(mut errors), refused) => {
+            errors.extend(refused);
+            Err(Problem::invalid(errors))
+        }
+    }
+}
+
+/// The document of the endpoint with the fields of the patch in it.
+fn merged(endpoint: &Endpoint, fields: &Map<String, Value>) -> Result<EndpointSpec, Problem> {
+    let present = EndpointSpec::of(endpoint);
+    let same = |field: &str, present: &Option<String>| match fields.get(field) {
+        None => true,
+        Some(Value::String(given)) => Some(given) == present.as_ref(),
+        Some(_) => false,
+    };
+    let fixed = [("id", same("id", &present.id)), ("tenant", same("tenant", &present.tenant))];
+    let errors: Vec<FieldError> = fixed
+        .iter()
+        .filter(|(_, same)| !same)
+        .map(|(field, _)| FieldError::new(*field, "cannot be changed: make another endpoint"))
+        .collect();
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
+    let other_signing = !same("signing", &present.signing);
+    let other_auth = fields.get("auth").and_then(|auth| auth.get("type")).is_some_and(|kind| kind.as_str() != Some(endpoint.auth.as_str()));
+    let mut document = serde_json::to_value(&present).expect("a plain document is always JSON");
+    let target = document.as_object_mut().expect("a struct is an object");
+    if other_signing {
+        target.remove("secret");
+    }
+    if other_auth {
+        target.remove("auth");
+    }
+    merge(target, fields);
+    let mut spec: EndpointSpec = crate::api::input::parse(document.to_string().as_bytes())?;
+    if other_signing {
+        spec.fill();
+    }
+    Ok(spec)
+}
+
+/// RFC 7396.
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (field, value) in patch {
+        match (value, target.get_mut(field)) {
+            (Value::Null, _) => drop(target.remove(field)),
+            (Value::Object(patch), Some(Value::Object(target))) => merge(target, patch),
+            (Value::Object(patch), _) => {
+                let mut fresh = Map::new();
+                merge(&mut fresh, patch);
+                target.insert(field.clone(), Value::Object(fresh));
+            }
+            (value, _) => drop(target.insert(field.clone(), value.clone())),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! posthaste's own paths: `/v1/…`.
+
+pub mod events;
+
+mod attempts;
+mod dead_letters;
+mod endpoints;
+mod status;
+mod tenants;
+mod tokens;
+mod view;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::Context;
+
+/// A part of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Give it as `cursor` to get what comes next; null: this was the last.
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The page of what was asked for with one more than its `limit`, so that it is known whether there is more.
+    fn of(mut items: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Page<T> {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(id) } else { None };
+        Page { items, next }
+    }
+
+    fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(f).collect(), next: self.next }
+    }
+}
+
+pub fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(events::post))
+        .routes(routes!(endpoints::list, endpoints::create))
+        .routes(routes!(endpoints::get, endpoints::patch, endpoints::delete))
+        .routes(routes!(status::enable))
+        .routes(routes!(status::disable))
+        .routes(routes!(endpoints::rotate_secret))
+        .routes(routes!(endpoints::test))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::get, tokens::delete))
+        .routes(routes!(tenants::get, tenants::put))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::get))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::progress))
+        .routes(routes!(attempts::list))
+}
