@@ -146,6 +146,7 @@ id = "a"
 url = "ftp://example.com/"
 types = ["*x"]
 formt = "hub"
+signing = "none"
 
 [[endpoint]]
 id = "b"
@@ -170,9 +171,9 @@ weight = 0
         "test.toml:4: endpoint(a).url: ",
         "test.toml:5: endpoint(a).types",
         "test.toml:6: endpoint(a).formt: unknown key `formt`; did you mean `format`?",
-        "test.toml:14: endpoint(b).id: this id is there twice",
-        "test.toml:18: endpoint[3].id: is required",
-        "test.toml:24: tenant(t).weight: is 0",
+        "test.toml:15: endpoint(b).id: this id is there twice",
+        "test.toml:19: endpoint[3].id: is required",
+        "test.toml:25: tenant(t).weight: is 0",
     ];
     assert_eq!(found.len(), begins.len(), "{found:#?}");
     for (found, begin) in found.iter().zip(begins) {
