@@ -80,11 +80,10 @@ impl Reader for KafkaReader {
             let wait = if records.is_empty() { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             let base = self.base.as_ref().expect("it is taken only by drop");
             match base.poll(wait) {
+                Some(Ok(message)) if message.offset() < self.next => {}
                 Some(Ok(message)) => {
-                    if message.offset() >= self.next {
-                        self.next = message.offset() + 1;
-                        records.push(record(&message, &self.partition.topic));
-                    }
+                    self.next = message.offset() + 1;
+                    records.push(record(&message, &self.partition.topic));
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     self.next = self.next.max(base.context().reached_end_at());
