@@ -5,8 +5,8 @@
 //! | event, own JSON | `{"id","type","channel","direction"?,"time","tenant"?,"subject"?,"priority"?,"data"}` | `traceparent`? |
 //! | event, CloudEvents 1.0 structured | the CloudEvent as JSON | `content-type: application/cloudevents+json`? |
 //! | event, CloudEvents 1.0 binary | the data | `ce_specversion`, `ce_id`, `ce_source`, `ce_type`, … |
-//! | delivery ([`delivery`]) | the event in own JSON | `posthaste-delivery: 1`, … |
-//! | dead letter ([`dead`]) | that of the delivery or of the record that could not be read | `posthaste-dead: 1`, … |
+//! | delivery ([`encode_delivery`]) | the event in own JSON | `posthaste-delivery: 1`, … |
+//! | dead letter ([`DeadLetter`]) | that of the delivery or of the record that could not be read | `posthaste-dead: 1`, … |
 //!
 //! Reading an event copies nothing: its texts and its data are slices of the record's value, so one allocation that the log made carries the
 //! whole event until its last delivery is settled. The price is that a small `id` keeps the buffer alive; the data does so anyway.

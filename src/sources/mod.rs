@@ -1,7 +1,7 @@
 //! Where work enters: events from the log ([`stream`]), retries when they are due ([`retry`]), events over HTTP into the log ([`ingest`]),
 //! and events of the past for one endpoint ([`replay`]).
 //!
-//! Stream and retry are the same loop ([`turn`]) over the partitions ([`partitions`]) that a consumer owns, on a thread of its own. They
+//! Stream and retry are the same loop (`turn`) over the partitions (`partitions`) that a consumer owns, on a thread of its own. They
 //! decide nothing about endpoints: what the records are owed to, and what happens to them, comes in as closures ([`Wiring`]).
 //!
 //! # What holds whatever happens

@@ -240,8 +240,9 @@ impl Partitions {
         owned.lease.end();
         self.former.push_back(Arc::clone(&owned.lease));
         self.epoch += 1;
-        let paused = owned.paused;
-        *owned = Owned { paused, ..Owned::new(Lease::new(partition, self.epoch), Tracker::new(offset, self.window)) };
+        // What waits in the backlog was read behind this offset and will not come again.
+        let (paused, backlog) = (owned.paused, std::mem::take(&mut owned.backlog));
+        *owned = Owned { paused, backlog, ..Owned::new(Lease::new(partition, self.epoch), Tracker::new(offset, self.window)) };
     }
 
     /// The place of the partition of that record; none if it is not owned (any more).

@@ -554,6 +554,33 @@ fn a_log_that_was_made_anew_is_read_from_its_beginning() {
 }
 
 #[test]
+fn what_was_read_behind_the_beginning_of_a_new_log_is_not_lost() {
+    let config = Config { window: 1024, ..Config::default() };
+    let mut bench = Bench::new(Kind::Events, config).assigned(EVENTS, 0, None);
+    bench.poll(events(0..1024));
+    let mut taken = bench.taken();
+    // The window is full: the first records of the new log wait in the backlog, behind the last one of the old.
+    bench.poll(Polled::Records([1024, 0, 1, 2].map(|offset| event_record(offset, "one")).to_vec()));
+    assert!(bench.taken().is_empty());
+    taken.remove(0).ack.done();
+    bench.turn().expect("it goes on");
+    let offsets: Vec<i64> = bench.taken().iter().map(|routed| routed.delivery.origin.offset).collect();
+    assert_eq!(offsets, [1024, 0, 1, 2]);
+    taken.into_iter().for_each(|routed| routed.ack.abandon());
+}
+
+#[test]
+fn a_source_whose_deliveries_nobody_takes_stops_and_still_commits() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(events(0..1));
+    bench.taken().into_iter().for_each(|routed| routed.ack.done());
+    bench.delivered = mpsc::sync_channel(1).1;
+    bench.poll(events(1..3));
+    assert_eq!(bench.committed(), Some((1, vec![])));
+    assert_eq!(bench.script().paused.len(), 1);
+}
+
+#[test]
 fn a_group_of_another_registry_is_not_served() {
     let mut bench = Bench::events();
     let metadata = Tracker::new(5, 1024).position("registry-0").metadata;

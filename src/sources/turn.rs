@@ -6,22 +6,20 @@
 //! out any more, or the time for it is over, the leases end, the positions are committed and the partitions released, in this order. A
 //! settlement comes either before the end of its lease, and then it is in the commit, or after it, and then it is without effect.
 
+mod intake;
+
 use std::{
     sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
 use super::{
-    Closed, Command, Config, Doomed, DoomedThing, Resolved, Shared, Wiring,
-    partitions::{Held, Owned, Partitions},
-    retry,
+    Command, Config, Shared, Wiring,
+    partitions::{Owned, Partitions},
 };
 use crate::{
-    log::{
-        CommitMode, Consumer, From, Log, LogError, Polled, Record,
-        record::{Unreadable, decode_delivery, decode_event, is_delivery, is_tombstone},
-    },
-    model::{Class, Delivery, Endpoint, Event, Purpose, Routed, TopicPartition, time::timestamp_from_ms},
+    log::{CommitMode, Consumer, Log, LogError, Polled},
+    model::{Endpoint, Routed, TopicPartition},
 };
 
 /// How long a poll waits for records when nothing else is to be done.
@@ -30,17 +28,8 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How soon to look again at something that is expected any moment.
 const SOON: Duration = Duration::from_millis(2);
 
-/// How soon to ask again for an endpoint that the registry does not know yet.
-const BEHIND: Duration = Duration::from_millis(50);
-
 /// How often gauges are set, positions published and the window is looked at.
 const REPORT: Duration = Duration::from_millis(100);
-
-/// How long a delivery whose acknowledgement was lost waits in a tier.
-const RESPILL: Duration = Duration::from_secs(5);
-
-/// What every further delivery of a record takes of the memory budget.
-const DELIVERY_WEIGHT: usize = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -91,6 +80,7 @@ pub(super) struct Source {
     next_commit: Instant,
     next_report: Instant,
     next_reread: Instant,
+    next_warning: Instant,
     /// Since when nothing is taken, and why.
     halted: Option<(Instant, &'static str)>,
     /// The log's trouble was told; it is told again when it is over.
@@ -124,6 +114,7 @@ impl Source {
             next_commit: now,
             next_report: now,
             next_reread: now,
+            next_warning: now,
             halted: None,
             in_trouble: false,
             weight: 1024,
@@ -155,9 +146,13 @@ impl Source {
     pub fn command(&mut self, command: Command) {
         match (command, self.phase) {
             (Command::Stop, Phase::Running) => self.phase = Phase::Stopping,
-            (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => return,
+            (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => {}
             (Command::Finish(deadline), _) => self.phase = Phase::Finishing(deadline),
         }
+        self.forget_waiting();
+    }
+
+    fn forget_waiting(&mut self) {
         for owned in &mut self.partitions.list {
             owned.forget_waiting();
         }
@@ -188,7 +183,7 @@ impl Source {
         let reason = self.reason_to_halt();
         self.halt(reason, now);
         if reason.is_none() {
-            self.let_go_on(now)?;
+            self.let_go_on(now);
         }
         let is_patient = self.halted.is_some_and(|(since, _)| now.saturating_duration_since(since) < self.config.patience);
         if is_patient && self.phase == Phase::Running {
@@ -240,35 +235,6 @@ impl Source {
         }
     }
 
-    /// Takes up what waited in the window's backlog and what is due.
-    fn let_go_on(&mut self, now: Instant) -> Result<(), End> {
-        for index in 0..self.partitions.list.len() {
-            while self.wiring.budget.free() > 0 {
-                let owned = &mut self.partitions.list[index];
-                let Some(record) = owned.backlog.pop_front_if(|record| owned.tracker.fits(record.position.offset)) else { break };
-                self.admit(index, record, now)?;
-            }
-            while self.wiring.budget.free() > 0 {
-                let Some((offset, held)) = self.partitions.list[index].release(now) else { break };
-                self.go_on(index, offset, held, now)?;
-            }
-        }
-        self.flush()
-    }
-
-    fn go_on(&mut self, index: usize, offset: i64, held: Held, now: Instant) -> Result<(), End> {
-        let remaining = held.delivery.due_at.map_or(0, |due_at| due_at.as_millisecond() - self.wiring.clock.now_ms());
-        if held.moves_on && remaining > 0 {
-            let permit = self.wiring.budget.take(held.delivery.event.weight());
-            let acks = self.partitions.list[index].open(offset, 1, permit, now);
-            for ack in acks {
-                (self.wiring.respill)(held.delivery.clone(), Duration::from_millis(remaining.unsigned_abs()), ack);
-            }
-            return Ok(());
-        }
-        self.place(index, offset, held.delivery, now)
-    }
-
     /// Which partitions bring nothing for a while: all of them while nothing is taken; one whose window is full or that holds enough. False if the log
     /// could not be told.
     fn pause_and_resume(&mut self) -> Result<bool, End> {
@@ -306,7 +272,7 @@ impl Source {
         let polled = self.consumer.poll(self.poll_time(now), self.poll_records());
         let Some(polled) = self.heed(polled)? else { return Ok(IDLE) };
         match polled {
-            Polled::Records(records) => self.take(records, now)?,
+            Polled::Records(records) => self.take(records, now),
             Polled::Assigned(assigned) => {
                 self.wiring.metrics.rebalances_total.with("assigned").increment(1);
                 self.partitions.assign(assigned).map_err(End::Failed)?;
@@ -348,149 +314,6 @@ impl Source {
             Kind::Retry { .. } => self.config.batch.min(self.config.hold),
         };
         (self.wiring.budget.free() / self.weight + 1).min(most)
-    }
-
-    fn take(&mut self, records: Vec<Record>, now: Instant) -> Result<(), End> {
-        if self.phase != Phase::Running {
-            // Read before the pause took hold; never counted as read, so they come again.
-            return Ok(());
-        }
-        self.shared.read.fetch_add(records.len() as u64, Ordering::Relaxed);
-        let count = records.len().max(1);
-        let bytes: usize = records.iter().map(|record| record.value.as_ref().map_or(0, |value| value.len()) + 512).sum();
-        self.taken = 0;
-        let is_halted = self.halted.is_some();
-        for record in records {
-            let Some(index) = self.partitions.find(&record.position) else { continue };
-            let owned = &mut self.partitions.list[index];
-            if is_halted || !owned.backlog.is_empty() || !owned.tracker.fits(record.position.offset) {
-                owned.backlog.push_back(record);
-            } else {
-                self.admit(index, record, now)?;
-            }
-        }
-        self.weight = (self.weight * 7 + self.taken.max(bytes) / count) / 8 + 1;
-        self.flush()
-    }
-
-    /// A record enters the window.
-    fn admit(&mut self, index: usize, record: Record, now: Instant) -> Result<(), End> {
-        let offset = record.position.offset;
-        if !self.partitions.read(index, offset) {
-            return Ok(());
-        }
-        if is_tombstone(&record) {
-            self.counts.tombstone += 1;
-            self.partitions.list[index].settle(offset);
-            return Ok(());
-        }
-        match &self.kind {
-            Kind::Events if !is_delivery(&record) => match decode_event(&record) {
-                Ok(event) => self.fan_out(index, &record, event, now),
-                Err(wrong) => self.refuse(index, record, wrong, now),
-            },
-            Kind::Events => match decode_delivery(&record) {
-                Ok(delivery) => {
-                    self.counts.matched += 1;
-                    return self.place(index, offset, delivery, now);
-                }
-                Err(wrong) => self.refuse(index, record, wrong, now),
-            },
-            Kind::Retry { prefix } => match decode_delivery(&record) {
-                Ok(delivery) => {
-                    let tier = retry::delay_of(&record.position.topic, prefix);
-                    let wait = retry::wait(&delivery, record.appended_ms, self.wiring.clock.now_ms(), tier);
-                    if wait.time.is_zero() {
-                        return self.place(index, offset, delivery, now);
-                    }
-                    self.partitions.list[index].hold(now + wait.time, offset, Held { delivery, moves_on: wait.moves_on });
-                }
-                Err(wrong) => self.refuse(index, record, wrong, now),
-            },
-        }
-        if self.out.len() >= self.config.batch { self.flush() } else { Ok(()) }
-    }
-
-    /// An event becomes a delivery to each endpoint that wants it.
-    fn fan_out(&mut self, index: usize, record: &Record, event: Event, now: Instant) {
-        let offset = record.position.offset;
-        self.matches.clear();
-        (self.wiring.route)(&event, &mut self.matches);
-        let owned = &mut self.partitions.list[index];
-        if self.matches.is_empty() {
-            self.counts.unmatched += 1;
-            owned.settle(offset);
-            return;
-        }
-        self.counts.matched += 1;
-        let weight = event.weight() + (self.matches.len() - 1) * DELIVERY_WEIGHT;
-        self.taken += weight;
-        let permit = self.wiring.budget.take(weight);
-        let acks = owned.open(offset, self.matches.len(), permit, now);
-        let event = Arc::new(event);
-        let accepted_at = timestamp_from_ms(record.appended_ms);
-        self.out.extend(self.matches.drain(..).zip(acks).map(|(endpoint, ack)| Routed {
-            delivery: first_delivery(&event, &endpoint, record, accepted_at),
-            endpoint,
-            ack,
-            class: Class::First,
-        }));
-    }
-
-    /// A delivery goes to its endpoint, if there is one.
-    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, now: Instant) -> Result<(), End> {
-        let resolved = (self.wiring.resolve)(&delivery.endpoint, delivery.registry_offset);
-        let owned = &mut self.partitions.list[index];
-        match resolved {
-            Resolved::Behind => owned.hold(now + BEHIND, offset, Held { delivery, moves_on: false }),
-            Resolved::Deliver(endpoint) => {
-                let permit = self.wiring.budget.take(delivery.event.weight());
-                let class = if delivery.attempts == 0 { Class::First } else { Class::Retry };
-                let acks = owned.open(offset, 1, permit, now);
-                self.out.extend(acks.map(|ack| Routed { delivery: delivery.clone(), endpoint: Arc::clone(&endpoint), ack, class }));
-                if self.out.len() >= self.config.batch {
-                    self.flush()?;
-                }
-            }
-            Resolved::Dead(reason) => {
-                let permit = self.wiring.budget.take(delivery.event.weight());
-                let detail = format!("its endpoint `{}` takes no deliveries: {}", delivery.endpoint, reason.as_str());
-                for ack in owned.open(offset, 1, permit, now) {
-                    (self.wiring.doom)(Doomed { what: DoomedThing::Delivery(delivery.clone()), reason, detail: detail.clone(), ack });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A record that cannot be read goes to the dead letters.
-    fn refuse(&mut self, index: usize, record: Record, wrong: Unreadable, now: Instant) {
-        self.counts.unparsable += 1;
-        tracing::warn!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
-        let permit = self.wiring.budget.take(record.value.as_ref().map_or(0, |value| value.len()) + 512);
-        for ack in self.partitions.list[index].open(record.position.offset, 1, permit, now) {
-            let Unreadable { reason, detail } = wrong.clone();
-            (self.wiring.doom)(Doomed { what: DoomedThing::Record(record.clone()), reason, detail, ack });
-        }
-    }
-
-    /// Hands over what was routed, and counts.
-    fn flush(&mut self) -> Result<(), End> {
-        if self.kind == Kind::Events {
-            let total = &self.wiring.metrics.events_total;
-            let Counts { matched, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
-            for (result, count) in [("matched", matched), ("unmatched", unmatched), ("unparsable", unparsable), ("tombstone", tombstone)] {
-                if count > 0 {
-                    total.with(result).increment(count);
-                }
-            }
-        }
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let room = self.out.len();
-        let batch = std::mem::replace(&mut self.out, Vec::with_capacity(room));
-        (self.wiring.deliver)(batch).map_err(|Closed| End::Finished)
     }
 
     fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {
@@ -586,57 +409,6 @@ impl Source {
         }
     }
 
-    /// Reads a record again of which an acknowledgement was dropped, one at a time and seldom, and has its deliveries spilled. Which of them were
-    /// done is not known any more: all are owed.
-    fn read_dropped_again(&mut self, now: Instant) {
-        const SELDOM: Duration = Duration::from_millis(200);
-        if now < self.next_reread {
-            return;
-        }
-        let Some(index) = self.partitions.list.iter().position(|owned| !owned.dropped.is_empty()) else { return };
-        self.next_reread = now + SELDOM;
-        let owned = &mut self.partitions.list[index];
-        let Some(offset) = owned.dropped.pop_front() else { return };
-        match read_one(&*self.log, owned.lease.partition.clone(), offset) {
-            Ok(Found::Record(record)) => self.respill(index, *record, now),
-            Ok(Found::Gone) => {
-                tracing::error!(topic = %owned.lease.partition.topic, partition = owned.lease.partition.partition, offset,
-                    "a record whose acknowledgement was dropped is no longer in the log: it cannot be sent again");
-                owned.settle(offset);
-            }
-            Ok(Found::NotYet) => owned.dropped.push_back(offset),
-            Err(error) => {
-                tracing::warn!(%error, offset, "a record whose acknowledgement was dropped cannot be read now");
-                owned.dropped.push_back(offset);
-            }
-        }
-    }
-
-    fn respill(&mut self, index: usize, record: Record, now: Instant) {
-        let offset = record.position.offset;
-        let deliveries = if self.kind != Kind::Events || is_delivery(&record) {
-            decode_delivery(&record).map(|delivery| vec![delivery])
-        } else {
-            decode_event(&record).map(|event| {
-                self.matches.clear();
-                (self.wiring.route)(&event, &mut self.matches);
-                let (event, accepted_at) = (Arc::new(event), timestamp_from_ms(record.appended_ms));
-                self.matches.drain(..).map(|endpoint| first_delivery(&event, &endpoint, &record, accepted_at)).collect()
-            })
-        };
-        match deliveries {
-            Err(wrong) => self.refuse(index, record, wrong, now),
-            Ok(deliveries) if deliveries.is_empty() => self.partitions.list[index].settle(offset),
-            Ok(deliveries) => {
-                let permit = self.wiring.budget.take(deliveries[0].event.weight());
-                let acks = self.partitions.list[index].open(offset, deliveries.len(), permit, now);
-                for (delivery, ack) in deliveries.into_iter().zip(acks) {
-                    (self.wiring.respill)(delivery, RESPILL, ack);
-                }
-            }
-        }
-    }
-
     /// Sets gauges, publishes positions, and asks the oldest records to leave a window that is half full.
     fn report(&mut self, now: Instant) {
         let half = u64::from(self.config.window / 2);
@@ -685,39 +457,5 @@ impl Source {
                 Ok(None)
             }
         }
-    }
-}
-
-enum Found {
-    Record(Box<Record>),
-    Gone,
-    /// The log has not brought it within the time given.
-    NotYet,
-}
-
-fn read_one(log: &dyn Log, partition: TopicPartition, offset: i64) -> Result<Found, LogError> {
-    const PATIENCE: Duration = Duration::from_millis(200);
-    let mut reader = log.reader(partition, From::Offset(offset))?;
-    let first = reader.poll(PATIENCE, 1)?.into_iter().next();
-    Ok(match first {
-        Some(record) if record.position.offset == offset => Found::Record(Box::new(record)),
-        Some(_) => Found::Gone,
-        None if reader.next() > offset => Found::Gone,
-        None => Found::NotYet,
-    })
-}
-
-/// The delivery of an event that was just read to one of the endpoints that want it.
-pub(super) fn first_delivery(event: &Arc<Event>, endpoint: &Endpoint, record: &Record, accepted_at: crate::model::Timestamp) -> Delivery {
-    Delivery {
-        event: Arc::clone(event),
-        endpoint: endpoint.id.clone(),
-        origin: record.position.clone(),
-        attempts: 0,
-        accepted_at,
-        due_at: None,
-        registry_offset: endpoint.registry_offset,
-        purpose: Purpose::Event,
-        reason: None,
     }
 }
