@@ -86,14 +86,16 @@ impl Mirror {
 
     /// Changes the entry of an endpoint (a new one if there was none) and tells what has become of it.
     pub fn change(&self, endpoint: &Text, now: i64, cause: Cause, change: impl FnOnce(&mut Entry)) {
-        let (before, after) = {
-            let mut shard = self.shard(endpoint).write().expect("nothing panics while it holds this lock");
-            let entry = shard.entry(endpoint.clone()).or_default();
-            let before = entry.record.clone();
-            change(entry);
-            self.count(score::is_noted(&before), score::is_noted(&entry.record));
-            (before, entry.record.clone())
-        };
+        let mut shard = self.shard(endpoint).write().expect("nothing panics while it holds this lock");
+        if !shard.contains_key(endpoint) {
+            // A text of its own: the one we were given may be a slice of a whole record.
+            shard.insert(Text::from(&**endpoint), Entry::default());
+        }
+        let entry = shard.get_mut(endpoint).expect("it was put there just now");
+        let before = entry.record.clone();
+        change(entry);
+        let after = &entry.record;
+        self.count(score::is_noted(&before), score::is_noted(after));
         let transition = match cause {
             Cause::Here if after.version != before.version => {
                 Some(Transition { endpoint: endpoint.clone(), from: before.state, record: after.clone(), at: timestamp_from_ms(now) })
@@ -105,8 +107,10 @@ impl Mirror {
             if let Some(transition) = &transition {
                 self.outlet.metrics.health_transitions_total.with(transition.record.state.as_str()).increment(1);
             }
-            self.outlet.tell(endpoint, after, transition);
+            // Under the lock, so that what is told last of an endpoint is what is true.
+            self.outlet.tell(endpoint, after.clone(), transition);
         }
+        drop(shard);
         self.outlet.retry();
     }
 

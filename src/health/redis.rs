@@ -1,13 +1,13 @@
 //! Health shared by a fleet, in Redis.
 //!
 //! `report` puts the observation into a bounded queue and returns. One task takes observations from there, many at a time, and applies
-//! them by one atomic script that follows the rules of [`score`](super::score); its answer goes into the mirror. That an endpoint has begun or
+//! them by one atomic script that follows the rules of [`score`]; its answer goes into the mirror. That an endpoint has begun or
 //! ceased to have a score, and every transition, is broadcast to all instances.
 //!
 //! # Redis away
 //!
 //! While Redis is away (unreachable, frozen, at start or later) or the queue is full, observations are applied to the mirror by this instance alone.
-//! Nothing waits: commands have a deadline of [`RESPONSE`], and only the task waits for them.
+//! Nothing waits: commands have a deadline (500 ms), and only the task waits for them.
 //!
 //! **A command that failed is never sent again**, for nobody knows whether it was carried out. Its observations are applied to the mirror
 //! instead, and as soon as Redis answers the mirror's record is joined with that of Redis (`score::join`): the later version wins, and of the same
