@@ -1,7 +1,7 @@
 //! Whose turn it is: deficit round robin (Shreedhar and Varghese 1995) over tenants, and over the endpoints of each, once per standing.
 //!
 //! Only endpoints that can be served are in here. A member that has its turn and no credit left gets its quantum; it is served until the
-//! credit is used up, then goes behind the others. What a turn costs is [`COST`] for now: the same for each request.
+//! credit is used up, then goes behind the others. What a request costs is said in one place (`COST`): for now, the same for each.
 
 use std::{collections::HashMap, num::NonZeroU32};
 

@@ -1,6 +1,8 @@
 //! The state machine of a shard: what it is told changes its state, and what has to be done is asked of it. It takes the time as an argument,
 //! does no I/O and waits for nothing.
 
+mod leave;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -25,9 +27,6 @@ use crate::model::{Ack, Budget, Class, DeadReason, Delivery, Endpoint, HealthSta
 
 /// How often waiting deliveries and requests in flight are looked at for those that have waited for too long.
 const SWEEP: Duration = Duration::from_millis(100);
-
-/// Nodes of the queue that one sweep looks at, so that a long queue costs a bounded time per sweep; the next one goes on from there.
-const SWEPT: usize = 8192;
 
 /// See the module.
 #[derive(Debug)]
@@ -467,100 +466,6 @@ impl Shard {
         self.lanes[lane_of(state.health) as usize].queued -= 1;
         self.store.remove(&mut state.queue, node)
     }
-
-    fn spill(&mut self, now: Instant, index: u32, waiter: Waiter, reason: SpillReason) {
-        let Waiter { delivery, ack, .. } = waiter;
-        let state = self.endpoints[index as usize].as_mut().expect("the caller has an index that is in use");
-        let wait = match reason {
-            // What leaves because we stop is wanted back soon.
-            SpillReason::Drain | SpillReason::CutOff => Spill::SHORTEST,
-            SpillReason::QueueFull | SpillReason::DegradedWait | SpillReason::Window | SpillReason::FanOut => {
-                state.backlog(now, &self.config)
-            }
-        };
-        state.spilled();
-        self.spilled.push(Spill { delivery, endpoint: Arc::clone(&state.endpoint), ack, wait, reason });
-    }
-
-    fn sweep_queue(&mut self, now: Instant) {
-        let span = self.store.span();
-        for _ in 0..SWEPT.min(span) {
-            let node = self.swept % span as u32;
-            self.swept = node + 1;
-            let Some((waiter, index)) = self.store.get(node) else { continue };
-            let verdict = self.judge(now, waiter, self.state(index));
-            match verdict {
-                Verdict::Stay => {}
-                Verdict::LetGo => {
-                    self.remove(index, node).ack.abandon();
-                    self.place(now, index);
-                }
-                Verdict::Spill(reason) => {
-                    if reason == SpillReason::Window {
-                        self.spill_budget.take_anyway(now);
-                    } else if self.draining.is_none() && !self.spill_budget.take(now) {
-                        continue;
-                    }
-                    let waiter = self.remove(index, node);
-                    self.spill(now, index, waiter, reason);
-                    self.place(now, index);
-                }
-            }
-        }
-    }
-
-    /// What is to become of a delivery that waits.
-    fn judge(&self, now: Instant, waiter: &Waiter, state: &State) -> Verdict {
-        let waited = now.saturating_duration_since(waiter.since);
-        if waited < self.config.fan_out_wait && self.draining.is_none() {
-            return Verdict::Stay;
-        }
-        if !waiter.ack.is_live() {
-            Verdict::LetGo
-        } else if waiter.ack.should_leave() {
-            Verdict::Spill(SpillReason::Window)
-        } else if waiter.ack.siblings_done() {
-            Verdict::Spill(SpillReason::FanOut)
-        } else if lane_of(state.health) == Lane::Degraded && waited >= self.config.degraded_wait {
-            Verdict::Spill(SpillReason::DegradedWait)
-        } else {
-            Verdict::Stay
-        }
-    }
-
-    fn drain(&mut self, now: Instant, waiting: Waiting) {
-        self.draining = Some(waiting);
-        match waiting {
-            Waiting::Spill => self.empty_queues(now, |_| Some(SpillReason::Drain)),
-            Waiting::HandBack => {
-                self.sweep_at = Some(now);
-            }
-        }
-    }
-
-    /// Takes out all that waits: spilled for the reason that `reason` gives or because it must leave, and handed back otherwise.
-    fn empty_queues(&mut self, now: Instant, reason: impl Fn(&Waiter) -> Option<SpillReason>) {
-        for index in 0..self.endpoints.len() as u32 {
-            while let Some(state) = self.endpoints[index as usize].as_mut()
-                && let Some(waiter) = self.store.pop(&mut state.queue)
-            {
-                self.lanes[lane_of(state.health) as usize].queued -= 1;
-                let must_leave = (waiter.ack.should_leave() || waiter.ack.siblings_done()).then_some(SpillReason::Drain);
-                match reason(&waiter).or(must_leave).filter(|_| waiter.ack.is_live()) {
-                    Some(reason) => self.spill(now, index, waiter, reason),
-                    None => self.handed_back.push((waiter.delivery, waiter.ack)),
-                }
-            }
-            self.place(now, index);
-        }
-    }
-}
-
-enum Verdict {
-    Stay,
-    /// Its partition was lost: the new owner sends it.
-    LetGo,
-    Spill(SpillReason),
 }
 
 fn lane_of(health: HealthState) -> Lane {
