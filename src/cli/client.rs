@@ -16,7 +16,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use crate::{config, model::Secret};
+use crate::{api, config, model::Secret};
 
 /// An answer of the API is smaller than this (bytes): lists come in pages.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -162,6 +162,21 @@ fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
     if let (Some(url), Some(token)) = (&daemon.api, &daemon.token) {
         return Ok((url.trim_end_matches('/').to_owned(), Secret::new(token.as_str())));
     }
-    let _ = (&daemon.config, config::environment().count(), PathBuf::new());
-    anyhow::bail!("temporary")
+    let config = config::load(daemon.config.as_deref(), config::environment())?.config;
+    let url = match &daemon.api {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://{}", config.api.listen),
+    };
+    let token = match (&daemon.token, &config.api.admin_token) {
+        (Some(token), _) => Secret::new(token.as_str()),
+        (None, Some(token)) => token.clone(),
+        (None, None) => {
+            let file = config.log.data_directory.join(api::auth::TOKEN_FILE);
+            let token = std::fs::read_to_string(&file).map_err(|error| {
+                anyhow::anyhow!("no token: give one by --token or POSTHASTE_TOKEN (the daemon's own, {}, cannot be read: {error})", file.display())
+            })?;
+            Secret::new(token.trim())
+        }
+    };
+    Ok((url, token))
 }

@@ -13,7 +13,10 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::problem::{Place, Problem, nearest};
+use super::{
+    print,
+    problem::{Place, Problem, nearest},
+};
 
 type Node<'t> = Spanned<DeValue<'t>>;
 
@@ -177,7 +180,13 @@ impl<'t> Document<'t> {
             }
             let keys: Vec<&str> = path.iter().filter_map(Step::key).collect();
             let key = std::iter::once(name).chain(keys.iter().copied()).collect::<Vec<_>>().join(".");
-            let what = explain(error.inner().message());
+            let what = match at(&mut node, &path).and_then(|value| value.get_ref().as_str()) {
+                // Some parsers do not say what they did not like.
+                Some(text) if !error.inner().message().contains(text) && !keys.iter().any(|key| print::is_secret(key)) => {
+                    format!("`{text}`: {}", explain(error.inner().message()))
+                }
+                _ => explain(error.inner().message()),
+            };
             self.report(&span, key, what);
             if !cut(&mut node, &path) {
                 return None;
@@ -343,6 +352,7 @@ fn explain(message: &str) -> String {
     }
     let example = match message {
         wrong if wrong.contains("expected a duration") => "; write a number and a unit as text, such as \"5s\", \"250ms\" or \"1h 30m\"",
+        wrong if wrong.contains("expected parsable string") => "; write a size with a unit as text, such as \"16KiB\" or \"256MiB\"",
         wrong if wrong.contains("invalid type: integer") && wrong.contains("expected a string") => "; write it in quotes",
         wrong if wrong.contains("expected a sequence") => "; write a list, such as [\"a\", \"b\"]",
         wrong if wrong.contains("expected a boolean") => "; write true or false",

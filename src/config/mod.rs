@@ -7,6 +7,7 @@
 //! An environment variable `POSTHASTE_SECTION__KEY` (`POSTHASTE_KAFKA__BROKERS`) wins over the file. Its value is written as in TOML
 //! where it is a list or a table; other text needs no quotes. Tables are merged key by key.
 
+mod admin;
 mod document;
 mod print;
 mod problem;
@@ -18,12 +19,16 @@ use std::path::Path;
 pub use problem::{Place, Problem, Problems};
 
 use crate::{
-    health, log,
+    api, delivery, health,
+    delivery::address::Policy,
+    health::redis,
+    log,
     log::{kafka, topics},
     model::Endpoint,
     registry::{self, Tenant},
-    settle::{dead_letter, policy},
-    sources::{self, ingest},
+    scheduler,
+    settle::{dead_letter, journal, policy},
+    sources::{self, ingest, replay},
     telemetry::logging,
 };
 use document::Document;
@@ -46,17 +51,31 @@ macro_rules! sections {
         /// The names of all sections.
         const SECTIONS: &[&str] = &[$( stringify!($field), )* tables::ENDPOINT, tables::TENANT];
 
+        /// Each section's keys, for the test of the manual.
+        #[cfg(test)]
+        const KEYS: &[(&str, fn() -> &'static [&'static str])] = &[
+            $( (stringify!($field), tests::keys::<$type>), )*
+            (tables::ENDPOINT, tests::keys::<crate::registry::spec::EndpointSpec>),
+            (tables::TENANT, tests::keys::<tables::TenantTable>),
+        ];
+
         fn read(document: &mut Document) -> Config {
-            Config {
+            let mut config = Config {
                 $( $field: document.section(stringify!($field), <$type>::check), )*
-                endpoints: tables::endpoints(document),
+                endpoints: Vec::new(),
                 tenants: tables::tenants(document),
-            }
+            };
+            config.endpoints = tables::endpoints(document, &Policy::new(config.delivery.allow_networks.clone()));
+            config
         }
     };
 }
 
 sections! {
+    /// The management API.
+    api: api::Config,
+    /// Metrics, liveness, readiness.
+    admin: admin::Config,
     /// Which log, and how long it keeps what.
     log: log::Config,
     /// Names of the topics.
@@ -69,10 +88,20 @@ sections! {
     source: sources::Config,
     /// Rules of health, and where its records are kept.
     health: health::Config,
+    /// Where the fleet's health records are, when they are shared.
+    redis: redis::Config,
+    /// Which delivery goes next, and how many at once.
+    scheduler: scheduler::Config,
     /// When and how often a failed delivery is tried again.
     retry: policy::Config,
     /// What is kept in memory of the dead letters.
     dead_letters: dead_letter::Config,
+    /// Delivering a stretch of the past again.
+    replay: replay::Config,
+    /// The journal of attempts.
+    journal: journal::Config,
+    /// How requests are sent.
+    delivery: delivery::Config,
     /// The key that seals secrets.
     registry: registry::Config,
     /// Logs of the process.

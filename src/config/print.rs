@@ -22,6 +22,11 @@ pub fn print(values: &Table) -> String {
     toml::to_string_pretty(&all).expect("a table of plain values can be written")
 }
 
+/// Whether the value of a key must not be shown, wherever the key is.
+pub fn is_secret(key: &str) -> bool {
+    SECRETS.contains(&key) || SECRET_PROPERTIES.iter().any(|part| key.contains(part))
+}
+
 fn overlay(below: &mut Table, above: &Table) {
     for (key, value) in above {
         match (below.get_mut(key), value) {
@@ -40,8 +45,7 @@ fn mask(key: &str, value: &mut Value) {
                 match key {
                     // Headers carry credentials under any name.
                     "headers" => hide(value),
-                    "properties" if SECRET_PROPERTIES.iter().any(|part| name.contains(part)) => hide(value),
-                    _ if SECRETS.contains(&name.as_str()) => hide(value),
+                    _ if is_secret(name) => hide(value),
                     _ => mask(name, value),
                 }
             }

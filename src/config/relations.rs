@@ -1,7 +1,9 @@
 //! What must fit together over several sections.
 
+use std::net::SocketAddr;
+
 use super::Config;
-use crate::{health, log};
+use crate::log;
 
 /// Section, key and problem. Each is reported at one of its keys, and names the other.
 pub fn check(config: &Config) -> Vec<(&'static str, &'static str, String)> {
@@ -20,6 +22,14 @@ pub fn check(config: &Config) -> Vec<(&'static str, &'static str, String)> {
     expect(config.ingest.event <= config.log.max_record, "ingest", "event", &|| {
         format!("is {}, more than log.max_record ({}): the log would refuse it", config.ingest.event, config.log.max_record)
     });
-    let _ = health::Backend::Redis;
+    expect(!same_port(config.api.listen, config.admin.listen), "admin", "listen", &|| {
+        format!("is {}, which api.listen ({}) has already", config.admin.listen, config.api.listen)
+    });
     problems
+}
+
+/// Whether two listeners cannot be there at once. Port 0 is any free one.
+fn same_port(one: SocketAddr, other: SocketAddr) -> bool {
+    let overlap = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && overlap
 }

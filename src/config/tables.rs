@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::document::Document;
 use crate::{
+    delivery::address::Policy,
     model::{Endpoint, Rate, Timestamp},
     registry::{Tenant, spec::EndpointSpec},
 };
@@ -14,7 +15,7 @@ pub const ENDPOINT: &str = "endpoint";
 pub const TENANT: &str = "tenant";
 
 /// Reads and checks all declared endpoints; those with a problem are left out, and the problem is reported.
-pub fn endpoints(document: &mut Document) -> Vec<Endpoint> {
+pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
     let now = Timestamp::now();
     let mut ids = HashSet::new();
     let mut endpoints = Vec::new();
@@ -23,7 +24,10 @@ pub fn endpoints(document: &mut Document) -> Vec<Endpoint> {
             Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
                 document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
             }
-            Ok(endpoint) => endpoints.push(endpoint),
+            Ok(endpoint) => match policy.check_url(&endpoint.url) {
+                Ok(()) => endpoints.push(endpoint),
+                Err(refused) => document.report_element(&element, "url", refused.to_string()),
+            },
             Err(errors) => {
                 for error in errors {
                     document.report_element(&element, &error.path, error.message);
@@ -37,7 +41,7 @@ pub fn endpoints(document: &mut Document) -> Vec<Endpoint> {
 /// `[[tenant]]` as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TenantTable {
+pub(super) struct TenantTable {
     id: String,
     #[serde(default)]
     account_roles: Vec<String>,

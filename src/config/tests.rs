@@ -1,3 +1,9 @@
+use serde::{
+    Deserializer,
+    de::{DeserializeOwned, Error, Visitor, value},
+    forward_to_deserialize_any,
+};
+
 use super::*;
 
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
@@ -66,4 +72,201 @@ fn text_that_is_no_toml_is_reported_with_its_line_beside_the_rest() {
 fn a_file_that_is_not_there_is_named() {
     let problems = load(Some(Path::new("/nowhere/posthaste.toml")), []).expect_err("it is not there");
     assert!(problems.to_string().starts_with("/nowhere/posthaste.toml: cannot be read"), "{problems}");
+}
+
+/// `default.toml` is the manual: what it says are the defaults, word for word.
+#[test]
+fn the_manual_tells_the_defaults_of_the_code() {
+    let manual = parse("default.toml", MANUAL, []).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(format!("{:#?}", manual.config), format!("{:#?}", Config::default()));
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    for (section, keys) in KEYS {
+        let header = format!("[{section}]");
+        let begin =
+            MANUAL.lines().position(|line| line.trim_start_matches('#') == header || line.trim_start_matches('#') == format!("[{header}]"));
+        let begin = begin.unwrap_or_else(|| panic!("{header} is not in the manual"));
+        let named: Vec<&str> = MANUAL
+            .lines()
+            .skip(begin + 1)
+            .take_while(|line| !is_header(line) || line.contains(&format!("[{section}.")))
+            .filter_map(|line| line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key))
+            .collect();
+        for key in keys() {
+            let is_table = MANUAL.contains(&format!("[{section}.{key}]"));
+            assert!(is_table || named.contains(&key), "{section}.{key} is not in the manual; it names {named:?}");
+        }
+    }
+}
+
+fn is_header(line: &str) -> bool {
+    let line = line.trim_start_matches('#');
+    line.starts_with('[') && line.ends_with(']')
+}
+
+/// The keys that a section's struct asks its deserializer for.
+pub(super) fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Spy<'k>(&'k mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Spy<'_> {
+        type Error = value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, value::Error> {
+            Err(value::Error::custom("no struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, value::Error> {
+            *self.0 = fields;
+            Err(value::Error::custom("seen enough"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
+            tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &'static [&'static str] = &[];
+    assert!(T::deserialize(Spy(&mut fields)).is_err() && !fields.is_empty());
+    fields
+}
+
+#[test]
+fn endpoints_and_tenants_are_checked_one_by_one() {
+    let text = r#"
+[[endpoint]]
+id = "a"
+url = "ftp://example.com/"
+types = ["*x"]
+formt = "hub"
+signing = "none"
+
+[[endpoint]]
+id = "b"
+url = "https://example.com/"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+[[endpoint]]
+id = "b"
+url = "https://example.com/"
+signing = "none"
+
+[[endpoint]]
+url = "https://example.com/"
+signing = "none"
+
+[[tenant]]
+id = "t"
+weight = 0
+"#;
+    let found = problems(text, &[]);
+    let begins = [
+        "test.toml:4: endpoint(a).url: ",
+        "test.toml:5: endpoint(a).types",
+        "test.toml:6: endpoint(a).formt: unknown key `formt`; did you mean `format`?",
+        "test.toml:15: endpoint(b).id: this id is there twice",
+        "test.toml:19: endpoint[3].id: is required",
+        "test.toml:25: tenant(t).weight: is 0",
+    ];
+    assert_eq!(found.len(), begins.len(), "{found:#?}");
+    for (found, begin) in found.iter().zip(begins) {
+        assert!(found.starts_with(begin), "{found}\n{begin}");
+    }
+}
+
+#[test]
+fn values_are_judged_each_with_what_would_be_right() {
+    let text = r#"
+[delivery]
+response_timeout = 5
+allow_networks = ["10.0.0.0/8", "ten", "127.0.0.0/33"]
+http2 = "yes"
+
+[scheduler]
+slots = 7
+
+[topics]
+events = "one"
+
+[log]
+backend = "sqllite"
+max_record = "2 parsecs"
+
+[ingest]
+event = "2MiB"
+"#;
+    let found = problems(text, &[("POSTHASTE_HEALTH__DEGRADED_AT", "minus"), ("POSTHASTE_HEALTH__INACTIVE_AT", "5")]);
+    let expected = [
+        "test.toml:3: delivery.response_timeout: ",
+        "test.toml:4: delivery.allow_networks: ",
+        "test.toml:4: delivery.allow_networks: ",
+        "test.toml:5: delivery.http2: ",
+        "test.toml:8: scheduler.slots: ",
+        "test.toml:11: topics.events: ",
+        "test.toml:14: log.backend: unknown value `sqllite`; did you mean `sqlite`?",
+        "test.toml:15: log.max_record: ",
+        "test.toml:18: ingest.event: ",
+        "POSTHASTE_HEALTH__DEGRADED_AT: health.degraded_at: ",
+        "POSTHASTE_HEALTH__INACTIVE_AT: health.inactive_at: ",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, begin) in found.iter().zip(expected) {
+        assert!(found.starts_with(begin), "{found}\n{begin}");
+    }
+}
+
+#[test]
+fn the_environment_is_written_as_toml_where_it_is_a_list_or_a_table() {
+    let environment = [
+        ("POSTHASTE_DELIVERY__ALLOW_NETWORKS", "[\"127.0.0.0/8\"]"),
+        ("POSTHASTE_KAFKA__GROUP", "7"),
+        ("POSTHASTE_KAFKA__BROKERS", "a:1,b:2"),
+        ("POSTHASTE_KAFKA__PROPERTIES", "{ \"sasl.password\" = \"p\" }"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let loaded =
+        parse("test.toml", "[kafka.properties]\n\"client.rack\" = \"r\"\n", environment).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = &loaded.config;
+    assert_eq!(config.delivery.allow_networks.len(), 1);
+    assert_eq!((config.kafka.group.as_str(), config.kafka.brokers.as_str()), ("7", "a:1,b:2"));
+    assert_eq!(config.kafka.properties.0.keys().collect::<Vec<_>>(), ["client.rack", "sasl.password"]);
+}
+
+#[test]
+fn what_is_printed_is_whole_and_holds_no_secret() {
+    let text = r#"
+[kafka]
+group = "mine"
+[kafka.properties]
+"sasl.password" = "hidden-1"
+"ssl.key.pem" = "hidden-2"
+[registry]
+key = "aGlkZGVuLTMtaGlkZGVuLTMtaGlkZGVuLTMtaGlkZG4="
+[delivery]
+proxy = "http://user:hidden-4@proxy:3128"
+[[endpoint]]
+id = "a"
+url = "https://example.com/"
+signing = "hub"
+secret = "4444444444444444444444444444444444444444444444444444444444444444"
+[endpoint.headers]
+X-Token = "hidden-5"
+[endpoint.auth]
+type = "basic"
+username = "u"
+password = "hidden-6"
+"#;
+    let printed = parse("test.toml", text, []).unwrap_or_else(|problems| panic!("{problems}")).print();
+    assert!(!printed.contains("hidden") && !printed.contains("aGlk") && !printed.contains("4444"), "{printed}");
+    assert!(
+        printed.contains("group = \"mine\"") && printed.contains("response_timeout = \"5s\"") && printed.contains("username = \"u\""),
+        "{printed}"
+    );
 }
