@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use posthaste::log::{Append, Log};
+use posthaste::log::Append;
 use support::{daemon, sink::Sink};
 
 const CONCURRENCY: u64 = 64;

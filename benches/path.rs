@@ -8,7 +8,7 @@ mod support;
 use std::{process::Command, time::Duration};
 
 use bytes::Bytes;
-use posthaste::log::{Append, Log};
+use posthaste::log::Append;
 use support::{daemon, measure, pin, sink::Sink};
 
 const EVENTS: u64 = 200_000;

@@ -29,7 +29,10 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     rc::Rc,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,7 +52,7 @@ use crate::{
     scheduler::{Control, Hooks, Shards, Waiting},
     settle::{Destinations, Policy, Settler, dead_letter::DeadLetters, journal::Journal},
     shutdown::{Request, Signals},
-    sources::{self, ingest::Ingest},
+    sources::{self, ingest::Ingest, replay::Replays},
     telemetry::{Metrics, logging},
 };
 
@@ -133,6 +136,8 @@ pub struct Stages {
     shards: OnceLock<Shards>,
     registry: OnceLock<Arc<Registry>>,
     settling: TaskTracker,
+    /// Deliveries that went back to the log because the daemon stops.
+    put_back: AtomicU64,
     control: runtime::Handle,
 }
 
@@ -210,7 +215,10 @@ impl App {
         ensure_topics(&*log, &topics, &policy, &config, &readiness).await?;
         let group = config.kafka.group.clone();
         let key = config.registry.load_key(standalone.then_some(&*directory)).map_err(anyhow::Error::msg)?;
-        let (admin_token, token_file) = api::AdminToken::load(config.api.admin_token.as_ref(), &directory).map_err(anyhow::Error::msg)?;
+        // A fleet has one token for all: only a daemon that is alone may make one.
+        let (admin_token, token_made) =
+            api::AdminToken::load(config.api.admin_token.as_ref(), standalone.then_some(&*directory)).map_err(anyhow::Error::msg)?;
+        let token_file = token_made.then(|| directory.join(api::auth::TOKEN_FILE));
 
         let (updates, told) = mpsc::channel(UPDATES);
         let health: Arc<dyn Health> = match config.health.backend {
@@ -247,6 +255,7 @@ impl App {
             shards: OnceLock::new(),
             registry: OnceLock::new(),
             settling: TaskTracker::new(),
+            put_back: AtomicU64::new(0),
             control: runtime::Handle::current(),
         });
         let shards = Shards::start(&config.scheduler, &budget, &metrics, {
@@ -270,7 +279,7 @@ impl App {
             Arc::clone(&log),
             stages.topics.dead().clone(),
             stages.topics.ingest().clone(),
-            config.dead_letters.clone(),
+            &config.dead_letters,
             Arc::clone(&clock),
             Arc::clone(&metrics),
         )
@@ -298,6 +307,13 @@ impl App {
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
         let sources = started.context("the sources cannot be started")?;
 
+        let replays = Replays::new(
+            Arc::clone(&log),
+            stages.topics.ingest().clone(),
+            runtime::Handle::current(),
+            config.replay.clone(),
+            Arc::clone(&clock),
+        );
         let router = api::router(api::State {
             registry: Arc::clone(&registry),
             health: Arc::clone(&stages.health),
@@ -305,8 +321,9 @@ impl App {
             ingest: Arc::clone(&stages.ingest),
             dead_letters: Arc::clone(&dead_letters),
             journal,
-            addresses: Arc::clone(shared.addresses()),
-            events: stages.topics.ingest().clone(),
+            addresses: Arc::clone(shared.policy()),
+            replays: Arc::new(replays),
+            topics: stages.topics.clone(),
             positions: wiring::positions(&stages),
             admin: admin_token,
             clock,
@@ -373,9 +390,6 @@ impl App {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
                     }
-                    if let Some(registry) = self.stages.registry() && registry.has_failed() {
-                        return "the registry can no longer be followed; the log above says why".to_owned();
-                    }
                 }
             }
         }
@@ -394,7 +408,7 @@ impl App {
             tracing::error!(%error, "the log level was not changed");
         }
         if let Some(registry) = self.stages.registry() {
-            registry.declare(loaded.endpoints.clone(), loaded.tenants.clone()).await;
+            registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
             wiring::weigh_tenants(&self.stages, registry).await;
         }
         let restart = wiring::needs_restart(&self.config, &loaded);
@@ -426,7 +440,7 @@ impl App {
             tracing::warn!(open = self.stages.settling.len(), "appends did not end in time; these deliveries are sent again after the next start");
         }
         let open: u64 = self.sources.iter().map(|source| source.stats().open).sum();
-        let spilled = self.stages.metrics_spilled_at_stop();
+        let put_back = self.stages.put_back.load(Ordering::Relaxed);
         let sources = self.sources;
         let _ = tokio::task::spawn_blocking(move || {
             for source in &sources {
@@ -445,7 +459,7 @@ impl App {
         }
         let log = Arc::clone(&self.stages.log);
         let _ = tokio::task::spawn_blocking(move || log.close(CLOSE_DEADLINE)).await;
-        Left { handed_back: open.saturating_add(spilled) }
+        Left { handed_back: open.saturating_add(put_back) }
     }
 }
 

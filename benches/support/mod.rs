@@ -3,13 +3,11 @@
 
 #![allow(dead_code, reason = "every benchmark is a program of its own and uses a part of this")]
 
-#[path = "../../tests/it/support/kafka.rs"]
-pub mod kafka;
-#[path = "../../tests/it/support/redis.rs"]
-pub mod redis;
+#[path = "../../tests/it/support/mod.rs"]
+#[allow(unused, reason = "what the scenarios stand on is more than a benchmark uses")]
+mod scenario;
 
-#[path = "../../tests/it/support/daemon.rs"]
-pub mod daemon;
+pub use scenario::daemon;
 
 pub mod bare;
 pub mod sink;

@@ -8,29 +8,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use serde::{Deserialize, Serialize};
-
-use crate::telemetry::Metrics;
-
-/// `[admin]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Where metrics and probes are served. They tell nothing secret, but they are for operators.
-    pub listen: SocketAddr,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
-    }
-}
-
-impl Config {
-    pub fn check(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-}
+use crate::{config::admin::Config, telemetry::Metrics};
 
 /// Why the daemon is not ready; empty when it is.
 #[derive(Debug, Default)]

@@ -1,6 +1,9 @@
 //! What a shard does with a delivery: attempt it, tell the journal and health, settle it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::time::Instant;
 
@@ -8,7 +11,7 @@ use super::{Stages, tell};
 use crate::{
     delivery::{Sender, Shared},
     model::{Attempt, DeadReason, Delivery, Failure, Outcome, Purpose, Settlement},
-    scheduler::{Dispatch, Doomed, Finished, Spill},
+    scheduler::{Dispatch, Doomed, Finished, Spill, SpillReason},
     settle,
 };
 
@@ -79,6 +82,8 @@ impl Context {
 
 /// Moves deliveries back to the log.
 pub fn spill(stages: &Arc<Stages>, spills: Vec<Spill>) {
+    let stopping = spills.iter().filter(|spill| matches!(spill.reason, SpillReason::Drain | SpillReason::CutOff)).count();
+    stages.put_back.fetch_add(stopping as u64, Ordering::Relaxed);
     let spills = spills
         .into_iter()
         .map(|Spill { delivery, ack, wait, reason, .. }| settle::Spill { delivery, wait, ack, reason: reason.as_str() })

@@ -56,6 +56,11 @@ pub struct Answer {
 impl Client {
     pub fn new(daemon: &Daemon) -> anyhow::Result<Client> {
         let (url, token) = whereabouts(daemon)?;
+        Client::at(url, &token)
+    }
+
+    /// For a daemon at this URL.
+    pub fn at(url: String, token: &Secret) -> anyhow::Result<Client> {
         let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_str().unwrap_or_default()))
             .map_err(|_| anyhow::anyhow!("the token holds characters that no header can carry"))?;

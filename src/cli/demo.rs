@@ -161,7 +161,7 @@ async fn demo(arguments: DemoArguments) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let token = random_token();
     let app = App::start(config(&directory, &token)?).await.context("the demo's daemon")?;
-    let client = Client::at(&format!("http://{}", app.api), &Secret::new(token.as_str()))?;
+    let client = Client::at(format!("http://{}", app.api), &Secret::new(token.as_str()))?;
     let mut receivers = Vec::new();
     for manner in Manner::ALL {
         let receiver = Receiver::start(manner).await?;

@@ -7,7 +7,7 @@
 //! An environment variable `POSTHASTE_SECTION__KEY` (`POSTHASTE_KAFKA__BROKERS`) wins over the file. Its value is written as in TOML
 //! where it is a list or a table; other text needs no quotes. Tables are merged key by key.
 
-mod admin;
+pub mod admin;
 mod document;
 mod print;
 mod problem;

@@ -145,7 +145,7 @@ impl Proxy {
 /// What the senders of all threads share.
 pub struct Shared {
     config: Config,
-    policy: address::Policy,
+    policy: Arc<address::Policy>,
     tls: Arc<rustls::ClientConfig>,
     /// What the system says about name servers, read once. Without it literals can still be delivered to.
     resolver: Result<(ResolverConfig, ResolverOpts), String>,
@@ -168,7 +168,7 @@ impl Shared {
             tracing::warn!(%problem, "names cannot be resolved: only endpoints with an address in their URL can be delivered to");
         }
         Ok(Arc::new(Shared {
-            policy: address::Policy::new(config.allow_networks.clone()),
+            policy: Arc::new(address::Policy::new(config.allow_networks.clone())),
             tls: client::tls::config(config.ca_file.as_deref(), config.http2)?,
             resolver,
             proxy: config.proxy.as_ref().map(Proxy::new).transpose().map_err(|problem| format!("delivery.proxy {problem}"))?,
@@ -181,7 +181,7 @@ impl Shared {
     }
 
     /// The address policy, for checks at registration.
-    pub fn policy(&self) -> &address::Policy {
+    pub fn policy(&self) -> &Arc<address::Policy> {
         &self.policy
     }
 }

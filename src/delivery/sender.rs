@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use metrics::Histogram;
 use tokio::time::{Instant, Sleep};
 
 use super::{
@@ -32,8 +31,6 @@ struct Inner {
     pool: Pool,
     connector: Connector,
     prepared: RefCell<HashMap<Text, Known, foldhash::fast::RandomState>>,
-    delivered: Histogram,
-    failed: Histogram,
     /// Set once somebody looks after the idle connections.
     kept: OnceCell<()>,
 }
@@ -67,8 +64,6 @@ impl Sender {
             pool: Pool::new(limits),
             connector: Connector::new(Arc::clone(&shared)),
             prepared: RefCell::default(),
-            delivered: shared.metrics.attempt_seconds.with("delivered").clone(),
-            failed: shared.metrics.attempt_seconds.with("failed").clone(),
             kept: OnceCell::new(),
             shared,
         }))
@@ -90,12 +85,8 @@ impl Sender {
             }
         };
         let elapsed = begun.elapsed();
-        let seconds = if outcome == Outcome::Delivered { &inner.delivered } else { &inner.failed };
-        seconds.record(elapsed.as_secs_f64());
-        inner.shared.metrics.attempts_total.with(outcome.class()).increment(1);
         let Findings { connecting, reused, status, answer, retry_after } = findings;
         let number = delivery.attempts + 1;
-        tracing::debug!(endpoint = %endpoint.id, event = %delivery.event.id, number, ?elapsed, reused, outcome = outcome.class(), "attempt");
         Attempt { started_at, elapsed, connecting, number, outcome, status, answer, retry_after, reused }
     }
 

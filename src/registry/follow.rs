@@ -119,6 +119,7 @@ impl Follower {
         let mut look = Look { at: Instant::now(), end: None };
         let mut complained = false;
         while !self.stopped() {
+            self.declare();
             match self.step(&mut look) {
                 Ok(()) => complained = false,
                 Err(error) => {
@@ -131,6 +132,18 @@ impl Follower {
             let behind = self.shared.behind_for();
             self.shared.metrics.registry_behind_seconds.set(behind.as_secs_f64());
         }
+    }
+
+    /// Takes over what the configuration declares now, if it was read again.
+    fn declare(&mut self) {
+        let declaration = self.shared.declaration.lock().expect("nothing panics while it holds this lock").take();
+        let Some((endpoints, tenants)) = declaration else { return };
+        let (changes, refused) =
+            self.shared.view.write().expect("nothing panics while it holds the view").declare(endpoints, tenants);
+        for id in refused {
+            tracing::error!(endpoint = %id, "declared in the configuration and registered over the API: the registered one stays in force");
+        }
+        self.tell(&changes);
     }
 
     fn step(&mut self, look: &mut Look) -> Result<(), LogError> {

@@ -153,6 +153,8 @@ struct Shared {
     applied: AtomicI64,
     /// Grows with every batch of changes, for those who wait for one.
     changed: tokio::sync::watch::Sender<u64>,
+    /// What the configuration declares, if it was read again and the follower has not taken it over.
+    declaration: Mutex<Option<(Vec<Endpoint>, Vec<Tenant>)>>,
     /// When the view was last known to be at the end.
     caught_up: Mutex<Option<Instant>>,
     stopped: AtomicBool,
@@ -191,6 +193,7 @@ impl Registry {
             pending: Pending::new(),
             applied: AtomicI64::new(-1),
             changed: tokio::sync::watch::Sender::new(0),
+            declaration: Mutex::new(None),
             caught_up: Mutex::new(None),
             stopped: AtomicBool::new(false),
             metrics,
@@ -253,6 +256,11 @@ impl Registry {
     /// How long the view has not been known to be at the end of its topic. Up to about a second is normal: the end is asked for that often.
     pub fn behind_for(&self) -> Duration {
         self.shared.behind_for()
+    }
+
+    /// Takes over another declaration of endpoints and tenants, within about 200 ms. What is registered in the topic stays.
+    pub fn declare(&self, endpoints: Vec<Endpoint>, tenants: Vec<Tenant>) {
+        *self.shared.declaration.lock().expect("nothing panics while it holds this lock") = Some((endpoints, tenants));
     }
 
     pub fn get(&self, id: &str) -> Option<Entry> {

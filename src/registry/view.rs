@@ -112,6 +112,42 @@ impl View {
         view
     }
 
+    /// Takes over another declaration (the configuration was read again) and returns what changed. An endpoint that lies in the topic too is
+    /// left as it is and returned second: the same id in both places is an error at start as well.
+    pub fn declare(&mut self, declared: Vec<Endpoint>, tenants: Vec<Tenant>) -> (Vec<Change>, Vec<Text>) {
+        let (mut changes, mut refused) = (Vec::new(), Vec::new());
+        let new: BTreeSet<Text> = declared.iter().map(|endpoint| endpoint.id.clone()).collect();
+        let gone: Vec<Text> =
+            self.endpoints.iter().filter(|(id, known)| known.endpoint.is_declared() && !new.contains(*id)).map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            let before = self.entry(&id);
+            self.endpoints.remove(&id);
+            changes.extend(self.changed(&id, before));
+        }
+        for mut endpoint in declared {
+            endpoint.registry_offset = Endpoint::DECLARED;
+            let id = endpoint.id.clone();
+            match self.endpoints.get(&id) {
+                Some(known) if !known.endpoint.is_declared() => {
+                    refused.push(id);
+                    continue;
+                }
+                // The times of a declared endpoint are those of the start; they alone are no change.
+                Some(known) => (endpoint.created_at, endpoint.updated_at) = (known.endpoint.created_at, known.endpoint.updated_at),
+                None => {}
+            }
+            let before = self.entry(&id);
+            self.endpoints.insert(id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
+            changes.extend(self.changed(&id, before));
+        }
+        self.tenants.retain(|_, tenant| !tenant.declared);
+        for mut tenant in tenants {
+            tenant.declared = true;
+            self.tenants.insert(tenant.id.clone(), Arc::new(tenant));
+        }
+        (changes, refused)
+    }
+
     /// Takes a record in. A record that cannot be read leaves the view as it was.
     pub fn apply(&mut self, record: &Record, key: &Key) -> Result<Option<Change>, Unreadable> {
         let Some(name) = record.key.as_ref().and_then(RecordKey::parse) else {

@@ -62,6 +62,17 @@ pub enum WriteError {
     NotApplied,
 }
 
+impl WriteError {
+    /// Trying again later may help.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            WriteError::Contended(_) | WriteError::NotApplied => true,
+            WriteError::Log(error) => !error.is_fatal(),
+            WriteError::NotFound { .. } | WriteError::Exists { .. } | WriteError::Declared { .. } | WriteError::Invalid(_) => false,
+        }
+    }
+}
+
 /// What the follower tells the writer of a record.
 #[derive(Debug)]
 pub struct Applied {

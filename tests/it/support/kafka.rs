@@ -147,3 +147,16 @@ fn spawn(data: &TempDir, ports: [u16; 2], settings: &[String]) -> Child {
         .spawn()
         .unwrap()
 }
+
+/// Produces one record by kcat, as any other program would.
+pub fn produce(topic: &str, record: &str, arguments: &[&str]) {
+    use std::io::Write;
+    let mut kcat = Command::new("kcat")
+        .args(["-P", "-b", &brokers(), "-t", topic, "-D", "\x01"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("kcat is installed (tests/run does it)");
+    kcat.stdin.take().expect("piped").write_all(record.as_bytes()).expect("kcat reads");
+    assert!(kcat.wait().expect("it ends").success());
+}
