@@ -1,1 +1,490 @@
-//! (being written)
+//! The assembly: the only file that knows every stage. It builds them, joins them, watches over them, and takes them down in the order in
+//! which data flows.
+//!
+//! # Threads
+//!
+//! | thread | does | its end means |
+//! |---|---|---|
+//! | `shard-N` | requests, their queues, limits and connections | a bug: deliveries stand still, so the daemon stops with an error |
+//! | `events`, `retry` | read the log, track what is settled, commit | the daemon stops with what the source said |
+//! | `registry` | applies the registry topic | readiness says so; the sources stop reading |
+//! | control runtime | API, settling that needs an append, journal, health | the process is over |
+//! | `admin` | metrics and probes | logged; nothing else suffers |
+//!
+//! # Stopping
+//!
+//! No more requests to the API; sources stop taking; shards finish what is in flight until the drain deadline and hand back the rest;
+//! what is being settled gets durable; positions are committed; the journal is written; the log is closed. Each step has a deadline, and a
+//! step that misses it costs repetition after the next start, never loss.
+
+pub mod admin;
+mod descriptors;
+mod health;
+mod shard;
+mod tell;
+mod wiring;
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{runtime, sync::mpsc, task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api,
+    config::Config,
+    delivery,
+    health::{Backend as HealthBackend, Health, memory::MemoryHealth, own_fault::OwnFault, redis::RedisHealth},
+    log::{Backend, Log, LogError, Start, Subscription, kafka::KafkaLog, sqlite::SqliteLog, sqlite::SqliteOptions, topics::Topics},
+    model::{Budget, Clock, SystemClock},
+    registry::{self, Registry},
+    routing::table::RouteTable,
+    scheduler::{Control, Hooks, Shards, Waiting},
+    settle::{Destinations, Policy, Settler, dead_letter::DeadLetters, journal::Journal},
+    shutdown::{Request, Signals},
+    sources::{self, ingest::Ingest},
+    telemetry::{Metrics, logging},
+};
+
+use admin::Readiness;
+
+/// What `serve` is started with beside the configuration.
+pub struct Options {
+    pub config_file: Option<PathBuf>,
+    pub logging: logging::Handle,
+}
+
+/// Settling that is under way when the shards have ended gets so long to become durable.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The final commit, leaving the groups, and closing the log.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Changes of health that wait to be told.
+const UPDATES: usize = 4_096;
+
+/// Between two looks at the log that cannot be reached at start.
+const LOG_PAUSE: Duration = Duration::from_secs(2);
+
+/// A registry view that is further behind stops the sources (DESIGN.md section 6).
+const REGISTRY_BEHIND: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until a signal asks it to stop.
+pub fn serve(config: Config, options: Options) -> anyhow::Result<()> {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
+    let outcome = runtime.block_on(run(config, options));
+    // What still runs in the background holds nothing that is not in the log.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let drain = config.scheduler.drain;
+    let mut app = tokio::select! {
+        app = App::start(config) => app?,
+        () = stop_requested(&mut signals) => return Ok(()),
+    };
+    app.introduce();
+    let failure = loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::Stop => break None,
+                Request::Reload => app.reload(&options).await,
+            },
+            failure = app.failed() => break Some(failure),
+        }
+    };
+    tracing::info!(?drain, "stopping");
+    let left = app.stop().await;
+    tracing::info!(handed_back = left.handed_back, "stopped");
+    match failure {
+        None => Ok(()),
+        Some(failure) => Err(anyhow!(failure)),
+    }
+}
+
+async fn stop_requested(signals: &mut Signals) {
+    while signals.next().await != Request::Stop {}
+}
+
+/// What the stages share.
+pub struct Stages {
+    log: Arc<dyn Log>,
+    topics: Topics,
+    group: String,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
+    routes: RouteTable,
+    health: Arc<dyn Health>,
+    health_config: crate::health::Config,
+    own_fault: OwnFault,
+    settler: Settler,
+    journal: Arc<Journal>,
+    ingest: Arc<Ingest>,
+    shards: OnceLock<Shards>,
+    registry: OnceLock<Arc<Registry>>,
+    settling: TaskTracker,
+    control: runtime::Handle,
+}
+
+impl Stages {
+    /// The shards are there before anything is routed or told.
+    fn shards(&self) -> &Shards {
+        self.shards.get().expect("the shards are made before whoever asks for them")
+    }
+
+    fn registry(&self) -> Option<&Arc<Registry>> {
+        self.registry.get()
+    }
+
+    /// Runs something that settles deliveries: the stop waits for it. What can wait here is bounded by the byte budget, because it holds
+    /// deliveries.
+    fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.settling.spawn_on(work, &self.control);
+    }
+}
+
+/// What a stop could not finish; it is in the log for the next start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Left {
+    /// Deliveries that waited or hung and were put back.
+    pub handed_back: u64,
+}
+
+/// A running daemon.
+pub struct App {
+    /// Where the management API listens.
+    pub api: SocketAddr,
+    /// Where metrics and probes are served.
+    pub admin: SocketAddr,
+    config: Config,
+    /// Where the admin token lies, if we made it.
+    token_file: Option<PathBuf>,
+    stages: Arc<Stages>,
+    dead_letters: Arc<DeadLetters>,
+    sources: Vec<sources::Handle>,
+    failures: mpsc::Receiver<String>,
+    readiness: Arc<Readiness>,
+    api_stop: CancellationToken,
+    api_server: JoinHandle<()>,
+    journal_writer: JoinHandle<()>,
+}
+
+impl App {
+    /// Builds and joins everything and returns when deliveries flow. While the log cannot be reached it waits for it and says so.
+    pub async fn start(config: Config) -> anyhow::Result<App> {
+        descriptors::raise(&config.scheduler, &config.delivery).map_err(anyhow::Error::msg)?;
+        let metrics = Metrics::new();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let readiness = Arc::new(Readiness::default());
+        readiness.set("starting", "the log and the registry are being read");
+        let gauges: Arc<OnceLock<Box<dyn Fn() + Send + Sync>>> = Arc::default();
+        let admin = admin::start(&config.admin, Arc::clone(&metrics), Arc::clone(&readiness), {
+            let gauges = Arc::clone(&gauges);
+            Arc::new(move || {
+                if let Some(gather) = gauges.get() {
+                    gather();
+                }
+            })
+        })
+        .map_err(anyhow::Error::msg)?;
+        // Bound before anything else happens, so that a port in use costs nothing.
+        let listener = tokio::net::TcpListener::bind(config.api.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; set `api.listen` to another address", config.api.listen))?;
+
+        let directory = config.log.data_directory.clone();
+        let standalone = config.log.backend == Backend::Sqlite;
+        let log = open_log(&config, &metrics)?;
+        let policy = Policy::new(&config.retry);
+        let topics = Topics::new(&config.topics);
+        ensure_topics(&*log, &topics, &policy, &config, &readiness).await?;
+        let group = config.kafka.group.clone();
+        let key = config.registry.load_key(standalone.then_some(&*directory)).map_err(anyhow::Error::msg)?;
+        let (admin_token, token_file) = api::AdminToken::load(config.api.admin_token.as_ref(), &directory).map_err(anyhow::Error::msg)?;
+
+        let (updates, told) = mpsc::channel(UPDATES);
+        let health: Arc<dyn Health> = match config.health.backend {
+            HealthBackend::Memory => MemoryHealth::new(config.health.rules(), Arc::clone(&clock), Arc::clone(&metrics), updates),
+            HealthBackend::Redis => {
+                RedisHealth::start(&config.redis, config.health.rules(), Arc::clone(&clock), Arc::clone(&metrics), updates, &runtime::Handle::current())
+                    .map_err(anyhow::Error::msg)?
+            }
+        };
+        let shared = delivery::Shared::new(&config.delivery, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
+        let destinations = Destinations { retry: policy.tiers().iter().map(|tier| (*tier, topics.retry(*tier))).collect(), dead: topics.dead().clone() };
+        let settler =
+            Settler::new(Arc::clone(&log), destinations, policy, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
+        let shard_count = config.scheduler.shard_count();
+        let (journal, journal_writer) =
+            Journal::new(Arc::clone(&log), topics.attempts().clone(), config.journal.clone(), shard_count, Arc::clone(&metrics));
+        let ingest = Ingest::new(Arc::clone(&log), topics.ingest().clone(), config.ingest.clone(), Arc::clone(&clock), Arc::clone(&metrics));
+        let budget = Budget::new(usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX));
+        metrics.queued_bytes_limit.set(budget.limit() as f64);
+        let stages = Arc::new(Stages {
+            log: Arc::clone(&log),
+            topics,
+            group,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            budget: Arc::clone(&budget),
+            routes: RouteTable::new(),
+            health,
+            health_config: config.health.clone(),
+            own_fault: OwnFault::default(),
+            settler,
+            journal: Arc::clone(&journal),
+            ingest: Arc::new(ingest),
+            shards: OnceLock::new(),
+            registry: OnceLock::new(),
+            settling: TaskTracker::new(),
+            control: runtime::Handle::current(),
+        });
+        let shards = Shards::start(&config.scheduler, &budget, &metrics, {
+            let (stages, shared) = (Arc::clone(&stages), Arc::clone(&shared));
+            move |index| {
+                let context = shard::Context::new(index, &stages, &shared);
+                let (spilling, dooming) = (Arc::clone(&stages), Arc::clone(&stages));
+                Hooks {
+                    deliver: move |dispatch| Rc::clone(&context).deliver(dispatch),
+                    spill: Box::new(move |spills| shard::spill(&spilling, spills)),
+                    doom: Box::new(move |doomed| shard::doom(&dooming, doomed)),
+                }
+            }
+        })
+        .context("the scheduler's threads cannot be started")?;
+        // Nobody else sets it.
+        let _ = stages.shards.set(shards);
+        let journal_writer = tokio::spawn(journal_writer.run());
+
+        let dead_letters = DeadLetters::start(
+            Arc::clone(&log),
+            stages.topics.dead().clone(),
+            stages.topics.ingest().clone(),
+            config.dead_letters.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        )
+        .context("the dead letters cannot be read")?;
+        let may_be_new = wiring::nothing_committed(&stages).await?;
+        let registry = Registry::start(
+            Arc::clone(&log),
+            registry::Options {
+                topic: stages.topics.registry().clone(),
+                key,
+                declared: config.endpoints.clone(),
+                tenants: config.tenants.clone(),
+                may_be_new,
+            },
+            wiring::on_change(&stages),
+            Arc::clone(&metrics),
+            &*clock,
+        )
+        .await?;
+        let _ = stages.registry.set(Arc::clone(&registry));
+        tokio::spawn(health::run(Arc::clone(&stages), told));
+        wiring::weigh_tenants(&stages, &registry).await;
+
+        let (failed, failures) = mpsc::channel(4);
+        let started = wiring::start_sources(&config, &stages, &registry, &failed);
+        let sources = started.context("the sources cannot be started")?;
+
+        let router = api::router(api::State {
+            registry: Arc::clone(&registry),
+            health: Arc::clone(&stages.health),
+            log: Arc::clone(&log),
+            ingest: Arc::clone(&stages.ingest),
+            dead_letters: Arc::clone(&dead_letters),
+            journal,
+            addresses: Arc::clone(shared.addresses()),
+            events: stages.topics.ingest().clone(),
+            positions: wiring::positions(&stages),
+            admin: admin_token,
+            clock,
+            metrics,
+        });
+        let api = listener.local_addr()?;
+        let api_stop = CancellationToken::new();
+        let api_server = tokio::spawn({
+            let stop = api_stop.clone();
+            async move {
+                let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+                if let Err(error) = server.await {
+                    tracing::error!(%error, "management API ended");
+                }
+            }
+        });
+        let _ = gauges.set(wiring::gauges(&stages, &registry, &readiness));
+        readiness.clear("starting");
+        Ok(App {
+            api,
+            admin,
+            config,
+            token_file,
+            stages,
+            dead_letters,
+            sources,
+            failures,
+            readiness,
+            api_stop,
+            api_server,
+            journal_writer,
+        })
+    }
+
+    /// Says where everything is, on standard output.
+    fn introduce(&self) {
+        let mut out = std::io::stdout().lock();
+        let mut line = |text: String| {
+            // A closed standard output is no reason not to serve.
+            let _ = writeln!(out, "{text}");
+        };
+        line(format!("api      http://{}", self.api));
+        line(format!("metrics  http://{}/metrics", self.admin));
+        if let Some(file) = &self.token_file {
+            line(format!("token    {}", file.display()));
+        }
+        if self.config.delivery.allow_networks.is_empty() {
+            line(
+                "note     receivers on loopback and private networks are refused; to try one on this machine, start with \
+                 POSTHASTE_DELIVERY__ALLOW_NETWORKS='[\"127.0.0.0/8\"]'"
+                    .to_owned(),
+            );
+        }
+        let _ = out.flush();
+    }
+
+    /// Waits for something that the daemon cannot go on without to end, and says what.
+    pub async fn failed(&mut self) -> String {
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                Some(failure) = self.failures.recv() => return failure,
+                _ = look.tick() => {
+                    if !self.stages.shards().are_alive() {
+                        return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
+                    }
+                    if let Some(registry) = self.stages.registry() && registry.has_failed() {
+                        return "the registry can no longer be followed; the log above says why".to_owned();
+                    }
+                }
+            }
+        }
+    }
+
+    /// SIGHUP: takes over what can change while it runs, and names what needs a restart.
+    async fn reload(&mut self, options: &Options) {
+        let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
+            Ok(loaded) => loaded.config,
+            Err(problems) => {
+                tracing::error!(%problems, "the configuration is wrong; nothing was changed");
+                return;
+            }
+        };
+        if let Err(error) = options.logging.set_level(&loaded.logging.level) {
+            tracing::error!(%error, "the log level was not changed");
+        }
+        if let Some(registry) = self.stages.registry() {
+            registry.declare(loaded.endpoints.clone(), loaded.tenants.clone()).await;
+            wiring::weigh_tenants(&self.stages, registry).await;
+        }
+        let restart = wiring::needs_restart(&self.config, &loaded);
+        self.config.endpoints = loaded.endpoints;
+        self.config.tenants = loaded.tenants;
+        tracing::info!(needs_restart = ?restart, "configuration read again: endpoints, tenants and log level are in force");
+    }
+
+    /// Takes the daemon down in the order in which data flows. See the module.
+    pub async fn stop(self) -> Left {
+        self.readiness.set("stopping", "the daemon is stopping");
+        let drain = self.config.scheduler.drain;
+        let deadline = Instant::now() + drain;
+        self.api_stop.cancel();
+        for source in &self.sources {
+            source.stop();
+        }
+        let shards_end = async {
+            let _ = self.stages.shards().control(Control::Drain { waiting: Waiting::HandBack, deadline }).await;
+            let stages = Arc::clone(&self.stages);
+            // A panic of a shard was logged where it happened.
+            let _ = tokio::task::spawn_blocking(move || stages.shards().join()).await;
+        };
+        if tokio::time::timeout(drain + SETTLE_DEADLINE, shards_end).await.is_err() {
+            tracing::warn!("shards did not end in time; what they hold is sent again after the next start");
+        }
+        self.stages.settling.close();
+        if tokio::time::timeout(SETTLE_DEADLINE, self.stages.settling.wait()).await.is_err() {
+            tracing::warn!(open = self.stages.settling.len(), "appends did not end in time; these deliveries are sent again after the next start");
+        }
+        let open: u64 = self.sources.iter().map(|source| source.stats().open).sum();
+        let spilled = self.stages.metrics_spilled_at_stop();
+        let sources = self.sources;
+        let _ = tokio::task::spawn_blocking(move || {
+            for source in &sources {
+                source.finish(CLOSE_DEADLINE);
+            }
+        })
+        .await;
+        if tokio::time::timeout(CLOSE_DEADLINE, self.api_server).await.is_err() {
+            tracing::warn!("requests to the API did not end in time");
+        }
+        self.stages.journal.stop();
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.journal_writer).await;
+        self.dead_letters.stop();
+        if let Some(registry) = self.stages.registry() {
+            registry.stop();
+        }
+        let log = Arc::clone(&self.stages.log);
+        let _ = tokio::task::spawn_blocking(move || log.close(CLOSE_DEADLINE)).await;
+        Left { handed_back: open.saturating_add(spilled) }
+    }
+}
+
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Log>> {
+    Ok(match config.log.backend {
+        Backend::Sqlite => SqliteLog::open(&config.log.data_directory, SqliteOptions::new(&config.log, Arc::clone(metrics)))?,
+        Backend::Kafka => KafkaLog::open(&config.kafka, Arc::clone(metrics))?,
+    })
+}
+
+/// Waits for the log and makes the topics that are missing.
+async fn ensure_topics(log: &dyn Log, topics: &Topics, policy: &Policy, config: &Config, readiness: &Readiness) -> anyhow::Result<()> {
+    let specs = topics.specs(policy.tiers(), &config.log);
+    let mut said = None;
+    loop {
+        match log.ensure(&specs).await {
+            Ok(()) => {
+                readiness.clear("log");
+                return Ok(());
+            }
+            Err(error @ (LogError::Fatal(_) | LogError::TooLarge { .. })) => return Err(error.into()),
+            Err(LogError::Unavailable(why)) => {
+                if said.as_ref() != Some(&why) {
+                    tracing::warn!(%why, "waiting for the log");
+                    readiness.set("log", why.clone());
+                    said = Some(why);
+                }
+                tokio::time::sleep(LOG_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// How a group reads the source topics.
+fn subscription(config: &Config, stages: &Stages) -> Subscription {
+    let start = match config.log.backend {
+        // Nothing but what came in over our own door lies in there.
+        Backend::Sqlite => Start::Earliest,
+        Backend::Kafka => config.kafka.start.into(),
+    };
+    Subscription { group: stages.group.clone(), topics: crate::log::Topics::Named(stages.topics.events().to_vec()), start }
+}

@@ -1,1 +1,571 @@
-//! (being written)
+//! Which records of a partition are settled, and what may be committed.
+//!
+//! Deliveries finish out of order, a log commits one offset. The [`Tracker`] keeps a bit per offset between the lowest open record and the
+//! last one read, so the commit is the lowest open offset ([`Tracker::low`]), and beside it, as text, the runs of what is done above it. After a
+//! restart or a rebalance only what was open is sent again.
+//!
+//! **Never**: `low` passes an open record. **Never**: a text that is not ours, or not for this offset, marks a record as done. Offsets without a
+//! record (compaction, transaction markers) count as done once a higher one was read.
+//!
+//! Bits, not a tree of ranges: every settling costs the same whatever the pattern of holes, and a span of 1,048,576 offsets takes 128 KiB at
+//! most, and only while it is that wide.
+//!
+//! # The text
+//!
+//! `ph1 <offset> <tag> <runs>`: version, the offset it was committed with, a word of the caller ([`Restored::tag`], `-` if empty), and the lengths of
+//! alternating runs from `low` up (open, done, open, …), each as LEB128, all in base64 without padding. The last done run that fits ends it.
+//! The offset is in it because tools that copy positions between clusters translate the offset and keep the text; its runs would then
+//! mark foreign records.
+
+use std::collections::VecDeque;
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+
+use super::METADATA_LIMIT;
+
+const VERSION: &str = "ph1";
+const NO_TAG: &str = "-";
+
+/// Longest word of the caller, bytes.
+pub const TAG_LIMIT: usize = 64;
+
+const WORD: i64 = u64::BITS as i64;
+
+/// The settled and the open offsets of one partition, from assignment to revocation.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    /// The lowest offset that is not done: everything below is.
+    low: i64,
+    /// One above the highest offset read. `low <= next`.
+    next: i64,
+    window: i64,
+    /// Offsets in `low..next` that are not done.
+    open: u64,
+    /// A bit for each offset from `base` on; set: done. Covers `low..next` and whatever [`Tracker::restore`] put above it.
+    bits: VecDeque<u64>,
+    /// Offset of the first bit: the multiple of 64 at or below `low`.
+    base: i64,
+}
+
+/// What [`Tracker::read`] says of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// It is open now: settle it.
+    Open,
+    /// It was done before the last commit: nothing is owed.
+    Done,
+    /// It is no further than what was read already: the log was made anew, or its end was cut off. Begin a new tracker at this offset.
+    Back,
+}
+
+/// What a commit's text told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// The word that was committed; empty if none or if the text was not ours.
+    pub tag: String,
+    /// Offsets that are done above the committed one.
+    pub done: u64,
+}
+
+/// What to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The offset to read next.
+    pub offset: i64,
+    /// At most [`METADATA_LIMIT`] bytes.
+    pub metadata: String,
+    /// Whether all that is done above the offset found room in the text; what did not is sent again after a restart.
+    pub is_whole: bool,
+}
+
+impl Tracker {
+    /// Begins at `start` with nothing read; `window` is the largest span of offsets that may be open.
+    pub fn new(start: i64, window: u32) -> Tracker {
+        let base = start - start.rem_euclid(WORD);
+        Tracker { low: start, next: start, window: i64::from(window), open: 0, bits: VecDeque::new(), base }
+    }
+
+    /// Begins with what was committed: `committed` with its text, while reading begins at `start`.
+    pub fn restore(committed: i64, metadata: &str, start: i64, window: u32) -> (Tracker, Restored) {
+        let mut tracker = Tracker::new(start, window);
+        let Some((offset, tag, lengths)) = parse(metadata) else { return (tracker, Restored::default()) };
+        let mut restored = Restored { tag: tag.to_owned(), done: 0 };
+        if offset != committed {
+            return (tracker, restored);
+        }
+        // A text whose runs reach above the window was made with a larger one. What lies above the present one is not used: it is sent again.
+        let limit = start.saturating_add(tracker.window);
+        let mut at = committed;
+        for (index, length) in lengths.iter().enumerate() {
+            let end = at.saturating_add(*length);
+            if index % 2 == 1 {
+                let (from, to) = (at.max(start), end.min(limit));
+                if from < to {
+                    tracker.set_run(from, to);
+                    restored.done += (to - from) as u64;
+                }
+            }
+            at = end;
+        }
+        (tracker, restored)
+    }
+
+    /// Whether a record of that offset can be read without making the span wider than the window.
+    pub fn fits(&self, offset: i64) -> bool {
+        self.open == 0 || offset.saturating_sub(self.low) < self.window
+    }
+
+    /// Takes note of a record that was read. The caller has asked [`Tracker::fits`].
+    pub fn read(&mut self, offset: i64) -> Read {
+        if offset < self.next {
+            return Read::Back;
+        }
+        debug_assert!(self.fits(offset), "{offset} is outside of the window from {}", self.low);
+        if self.open == 0 && offset - self.low >= self.window {
+            // Nothing is open, and the next record lies behind a wide gap: begin there instead of filling it with bits.
+            *self = Tracker::new(offset, self.window as u32);
+        }
+        if self.next < offset {
+            self.set_run(self.next, offset);
+        }
+        self.next = offset + 1;
+        self.cover(offset);
+        let read = if self.is_set(offset) {
+            Read::Done
+        } else {
+            self.open += 1;
+            Read::Open
+        };
+        self.advance();
+        read
+    }
+
+    /// Marks a record as settled; false if it was, or was never read.
+    pub fn done(&mut self, offset: i64) -> bool {
+        if offset < self.low || offset >= self.next || self.is_set(offset) {
+            return false;
+        }
+        let (word, bit) = self.place(offset);
+        self.bits[word] |= bit;
+        self.open -= 1;
+        if offset == self.low {
+            self.advance();
+        }
+        true
+    }
+
+    /// Whether the record was read and is not settled.
+    pub fn is_open(&self, offset: i64) -> bool {
+        (self.low..self.next).contains(&offset) && !self.is_set(offset)
+    }
+
+    /// The lowest offset that is not done.
+    pub fn low(&self) -> i64 {
+        self.low
+    }
+
+    /// One above the highest offset read.
+    pub fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// Records that were read and are not settled.
+    pub fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// How far what was read lies ahead of what may be committed.
+    pub fn span(&self) -> u64 {
+        (self.next - self.low) as u64
+    }
+
+    /// What to commit now, with the caller's word (ASCII without spaces, at most [`TAG_LIMIT`] bytes; others are left out).
+    pub fn position(&self, tag: &str) -> Position {
+        let is_word = !tag.is_empty() && tag.len() <= TAG_LIMIT && tag.bytes().all(|byte| byte.is_ascii_graphic());
+        let head = format!("{VERSION} {} {} ", self.low, if is_word { tag } else { NO_TAG });
+        // Three bytes become four characters.
+        let room = (METADATA_LIMIT - head.len()) / 4 * 3;
+        let mut lengths = Vec::new();
+        let mut at = self.low;
+        let mut is_whole = true;
+        while let Some(done) = self.next_with(at, true) {
+            let end = self.next_with(done, false).unwrap_or_else(|| self.top());
+            let before = lengths.len();
+            leb128(&mut lengths, (done - at) as u64);
+            leb128(&mut lengths, (end - done) as u64);
+            if lengths.len() > room {
+                lengths.truncate(before);
+                is_whole = false;
+                break;
+            }
+            at = end;
+        }
+        Position { offset: self.low, metadata: head + &STANDARD_NO_PAD.encode(lengths), is_whole }
+    }
+
+    /// One above the last bit.
+    fn top(&self) -> i64 {
+        self.base + self.bits.len() as i64 * WORD
+    }
+
+    fn place(&self, offset: i64) -> (usize, u64) {
+        let distance = offset - self.base;
+        ((distance / WORD) as usize, 1 << (distance % WORD))
+    }
+
+    fn is_set(&self, offset: i64) -> bool {
+        let (word, bit) = self.place(offset);
+        self.bits.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Makes the bits reach to `offset`.
+    fn cover(&mut self, offset: i64) {
+        let (word, _) = self.place(offset);
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+    }
+
+    /// Sets `from..to`, which is not empty.
+    fn set_run(&mut self, from: i64, to: i64) {
+        self.cover(to - 1);
+        let (first, _) = self.place(from);
+        let (last, _) = self.place(to - 1);
+        for word in first..=last {
+            let start = self.base + word as i64 * WORD;
+            let low = (from - start).max(0);
+            let high = (to - start).min(WORD);
+            self.bits[word] |= (u64::MAX << low) & (u64::MAX >> (WORD - high));
+        }
+    }
+
+    /// The first offset at or above `from` that is done (or not), below the last bit.
+    fn next_with(&self, from: i64, done: bool) -> Option<i64> {
+        let (first, bit) = self.place(from);
+        let mut mask = !(bit - 1);
+        for word in first..self.bits.len() {
+            let bits = if done { self.bits[word] } else { !self.bits[word] } & mask;
+            if bits != 0 {
+                return Some(self.base + word as i64 * WORD + i64::from(bits.trailing_zeros()));
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// Moves `low` over what is done, and lets go of the bits below it.
+    fn advance(&mut self) {
+        self.low = self.next_with(self.low, false).unwrap_or_else(|| self.top()).min(self.next);
+        while self.low - self.base >= WORD {
+            if self.bits.pop_front().is_none() {
+                self.base = self.low - self.low.rem_euclid(WORD);
+                break;
+            }
+            self.base += WORD;
+        }
+    }
+}
+
+/// Offset, tag and run lengths of a text; none if it is not one of ours, or not whole.
+fn parse(metadata: &str) -> Option<(i64, &str, Vec<i64>)> {
+    let mut parts = metadata.split(' ');
+    if parts.next()? != VERSION {
+        return None;
+    }
+    let offset = parts.next()?.parse().ok()?;
+    let tag = parts.next()?;
+    let runs = STANDARD_NO_PAD.decode(parts.next()?).ok()?;
+    if parts.next().is_some() {
+        return None;
+    }
+    let mut lengths = Vec::new();
+    let mut bytes = runs.iter();
+    while let Some(first) = bytes.next() {
+        let mut length = u64::from(first & 0x7f);
+        let mut last = *first;
+        let mut shift = 7;
+        while last & 0x80 != 0 {
+            last = *bytes.next()?;
+            if shift > 49 {
+                return None;
+            }
+            length |= u64::from(last & 0x7f) << shift;
+            shift += 7;
+        }
+        lengths.push(i64::try_from(length).ok()?);
+    }
+    let is_whole = lengths.len() % 2 == 0;
+    is_whole.then_some((offset, if tag == NO_TAG { "" } else { tag }, lengths))
+}
+
+fn leb128(into: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        into.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    into.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: u32 = 1_048_576;
+
+    fn tracker(start: i64, read: impl IntoIterator<Item = i64>) -> Tracker {
+        let mut tracker = Tracker::new(start, WINDOW);
+        for offset in read {
+            assert_eq!(tracker.read(offset), Read::Open, "{offset}");
+        }
+        tracker
+    }
+
+    #[test]
+    fn the_low_water_waits_for_the_oldest() {
+        let mut tracker = tracker(10, 10..15);
+        assert_eq!((tracker.low(), tracker.next(), tracker.open(), tracker.span()), (10, 15, 5, 5));
+        for (offset, low) in [(11, 10), (13, 10), (10, 12), (14, 12), (12, 15)] {
+            assert!(tracker.done(offset));
+            assert_eq!(tracker.low(), low);
+        }
+        assert!(!tracker.done(12) && !tracker.done(15) && !tracker.done(9));
+        assert_eq!(tracker.open(), 0);
+    }
+
+    #[test]
+    fn gaps_are_done() {
+        let mut tracker = tracker(100, [105, 107]);
+        assert_eq!(tracker.low(), 105);
+        assert!(!tracker.done(106), "a gap is done already");
+        tracker.done(105);
+        assert_eq!(tracker.low(), 107);
+        tracker.done(107);
+        assert_eq!(tracker.low(), 108);
+    }
+
+    #[test]
+    fn a_gap_wider_than_the_window_is_stepped_over_when_nothing_is_open() {
+        let mut tracker = tracker(0, [0]);
+        let far = 1_700_000_000_000;
+        assert!(!tracker.fits(far));
+        tracker.done(0);
+        assert!(tracker.fits(far));
+        assert_eq!(tracker.read(far), Read::Open);
+        assert_eq!((tracker.low(), tracker.bits.len()), (far, 1));
+    }
+
+    #[test]
+    fn only_the_span_bounds_the_window() {
+        let mut tracker = Tracker::new(0, 1024);
+        for offset in 0..1024 {
+            assert!(tracker.fits(offset));
+            tracker.read(offset);
+            if offset % 2 == 1 {
+                tracker.done(offset);
+            }
+        }
+        assert!(!tracker.fits(1024));
+        tracker.done(0);
+        assert!(tracker.fits(1025) && !tracker.fits(1026));
+    }
+
+    #[test]
+    fn the_bits_are_let_go_of() {
+        let mut tracker = Tracker::new(5, WINDOW);
+        for offset in 5..1_000_000 {
+            tracker.read(offset);
+            tracker.done(offset);
+            assert!(tracker.bits.len() <= 2, "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_goes_back_is_noticed() {
+        let mut tracker = tracker(5, 5..9);
+        assert_eq!(tracker.read(8), Read::Back);
+        assert_eq!(tracker.read(0), Read::Back);
+        assert_eq!(tracker.read(9), Read::Open);
+    }
+
+    #[test]
+    fn a_restart_sends_again_only_what_was_open() {
+        let mut before = tracker(1000, 1000..1010);
+        for offset in [1001, 1002, 1005, 1009] {
+            before.done(offset);
+        }
+        let position = before.position("registry-7");
+        assert_eq!((position.offset, position.is_whole), (1000, true));
+        let (mut after, restored) = Tracker::restore(1000, &position.metadata, 1000, WINDOW);
+        assert_eq!((restored.tag.as_str(), restored.done), ("registry-7", 4));
+        let again: Vec<i64> = (1000..1012).filter(|offset| after.read(*offset) == Read::Open).collect();
+        assert_eq!(again, [1000, 1003, 1004, 1006, 1007, 1008, 1010, 1011]);
+        // What was carried over is carried on, also before it is read.
+        let (unread, _) = Tracker::restore(1000, &position.metadata, 1000, WINDOW);
+        assert_eq!(unread.position("registry-7").metadata, position.metadata);
+    }
+
+    #[test]
+    fn a_start_above_the_commit_keeps_what_is_done_above_it() {
+        let mut before = tracker(0, 0..200);
+        (50..150).for_each(|offset| assert!(before.done(offset)));
+        let (mut after, restored) = Tracker::restore(0, &before.position("").metadata, 100, WINDOW);
+        assert_eq!(restored.done, 50);
+        assert_eq!(after.read(100), Read::Done);
+        assert_eq!(after.low(), 101);
+        assert_eq!(after.read(150), Read::Open);
+    }
+
+    #[test]
+    fn a_text_that_is_not_ours_marks_nothing() {
+        let mut before = tracker(64, 64..100);
+        before.done(70);
+        let good = before.position("tag").metadata;
+        for (committed, text) in [
+            (64, String::new()),
+            (64, "consumer-1@host".into()),
+            (64, good.replace("ph1", "ph2")),
+            (65, good.clone()),
+            (64, format!("{good}!")),
+            (64, format!("{good} more")),
+            (64, "ph1 64 tag".into()),
+            (64, "ph1 64 tag gA".into()),
+            (64, "ph1 64 tag Bg".into()),
+            (64, "ph1 64 tag gICAgICAgICAgIABAQ".into()),
+        ] {
+            let (mut after, restored) = Tracker::restore(committed, &text, committed, WINDOW);
+            assert_eq!(restored.done, 0, "{text}");
+            assert!((committed..100).all(|offset| after.read(offset) == Read::Open), "{text}");
+        }
+        // Runs beyond every bound are cut at the window.
+        let mut runs = Vec::new();
+        leb128(&mut runs, 1);
+        leb128(&mut runs, 1 << 55);
+        let text = format!("ph1 64 - {}", STANDARD_NO_PAD.encode(runs));
+        let (after, restored) = Tracker::restore(64, &text, 64, 1024);
+        assert_eq!((restored.done, after.bits.len()), (1023, 16));
+    }
+
+    #[test]
+    fn holes_beyond_the_limit_are_sent_again_from_the_top() {
+        let mut before = tracker(0, 0..100_000);
+        (0..100_000).filter(|offset| offset % 2 == 1).for_each(|offset| assert!(before.done(offset)));
+        let position = before.position("tag");
+        assert!(!position.is_whole && position.metadata.len() <= METADATA_LIMIT && position.metadata.len() > METADATA_LIMIT - 8);
+        let (mut after, restored) = Tracker::restore(0, &position.metadata, 0, WINDOW);
+        assert!(restored.done > 1_000);
+        for offset in 0..100_000 {
+            let done = offset % 2 == 1 && offset < restored.done as i64 * 2;
+            assert_eq!(after.read(offset), if done { Read::Done } else { Read::Open }, "{offset}");
+        }
+    }
+
+    /// What is done to a tracker in a property test.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Read {
+            gap: i64,
+        },
+        /// Settles the n-th of the open offsets.
+        Settle(prop::sample::Index),
+        /// The partition is lost after a commit and comes back, or the process is killed and restarted.
+        Move {
+            committed: bool,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => prop_oneof![4 => Just(0_i64), 1 => 1..200_i64].prop_map(|gap| Step::Read { gap }),
+            7 => any::<prop::sample::Index>().prop_map(Step::Settle),
+            1 => any::<bool>().prop_map(|committed| Step::Move { committed }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_settling_and_moving_loses_a_record(start in prop_oneof![Just(0_i64), 0..1_000_000_000_000_i64], steps in prop::collection::vec(step(), 1..400)) {
+            let window = 2_000;
+            let mut tracker = Tracker::new(start, window);
+            let mut log: BTreeSet<i64> = BTreeSet::new();
+            let mut settled: BTreeSet<i64> = BTreeSet::new();
+            let mut open: BTreeSet<i64> = BTreeSet::new();
+            let mut committed = tracker.position("tag");
+            let mut settled_at_commit = settled.clone();
+            for step in steps {
+                match step {
+                    Step::Read { gap } => {
+                        // What the log holds above is read first, as after a restart; else the log grows.
+                        let offset = log.range(tracker.next()..).next().copied().unwrap_or(log.last().map_or(start, |last| last + 1) + gap);
+                        if tracker.fits(offset) {
+                            log.insert(offset);
+                            match tracker.read(offset) {
+                                Read::Open => prop_assert!(open.insert(offset)),
+                                Read::Done => prop_assert!(settled.contains(&offset), "{} was not settled", offset),
+                                Read::Back => prop_assert!(false, "{} was read in order", offset),
+                            }
+                        } else {
+                            prop_assert!(!open.is_empty());
+                        }
+                    }
+                    Step::Settle(which) => {
+                        if !open.is_empty() {
+                            let offset = *which.get(&open.iter().copied().collect::<Vec<_>>());
+                            prop_assert!(tracker.is_open(offset));
+                            prop_assert!(tracker.done(offset));
+                            prop_assert!(!tracker.done(offset));
+                            open.remove(&offset);
+                            settled.insert(offset);
+                        }
+                    }
+                    Step::Move { committed: with_commit } => {
+                        if with_commit {
+                            committed = tracker.position("tag");
+                            settled_at_commit = settled.clone();
+                        }
+                        let (new, _) = Tracker::restore(committed.offset, &committed.metadata, committed.offset, window);
+                        tracker = new;
+                        settled = settled_at_commit.clone();
+                        open.clear();
+                        if committed.is_whole {
+                            // Exactly what was open at the commit, and what came after it, is sent again.
+                            let mut replayed = tracker.clone();
+                            for offset in log.range(committed.offset..) {
+                                let expected = if settled_at_commit.contains(offset) { Read::Done } else { Read::Open };
+                                if replayed.fits(*offset) {
+                                    prop_assert_eq!(replayed.read(*offset), expected, "{}", offset);
+                                }
+                            }
+                        }
+                    }
+                }
+                prop_assert_eq!(tracker.open(), open.len() as u64);
+                prop_assert!(tracker.low() <= tracker.next());
+                prop_assert!(tracker.span() <= u64::from(window));
+                if let Some(oldest) = open.first() {
+                    prop_assert_eq!(tracker.low(), *oldest);
+                }
+                // Nothing that is in the log and not settled lies below what would be committed.
+                prop_assert!(log.range(..tracker.low()).all(|offset| settled.contains(offset)));
+                let position = tracker.position("tag");
+                prop_assert!(position.metadata.len() <= METADATA_LIMIT);
+                prop_assert_eq!(position.offset, tracker.low());
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_or_marks_more_than_the_window(text in "(ph1 )?[0-9]{0,20}[ -~]{0,60}", committed in any::<u32>(), runs in prop::collection::vec(any::<u8>(), 0..60)) {
+            let committed = i64::from(committed);
+            for text in [text, format!("ph1 {committed} - {}", STANDARD_NO_PAD.encode(runs))] {
+                let (tracker, restored) = Tracker::restore(committed, &text, committed, 4096);
+                prop_assert!(restored.done <= 4096);
+                prop_assert!(tracker.bits.len() <= 4096 / 64 + 1);
+                prop_assert_eq!((tracker.low(), tracker.next()), (committed, committed));
+                prop_assert!(tracker.position("t").metadata.len() <= METADATA_LIMIT);
+            }
+        }
+    }
+}

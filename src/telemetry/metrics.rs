@@ -118,7 +118,7 @@ metrics! {
     gauge queued_bytes_limit "posthaste_queued_bytes_limit" Bytes "The bound of posthaste_queued_bytes (scheduler.memory)";
     gauge in_flight "posthaste_in_flight" Count ["lane": LANES] "Requests in flight";
     gauge slots "posthaste_slots" Count "The bound of posthaste_in_flight (scheduler.slots)";
-    counter spilled_total "posthaste_spilled_total" Count ["reason": &["queue_full", "degraded_wait", "window", "fan_out", "drain"]]
+    counter spilled_total "posthaste_spilled_total" Count ["reason": &["queue_full", "degraded_wait", "window", "fan_out", "drain", "cut_off"]]
         "Deliveries moved to a retry tier without using up an attempt, by reason";
     counter retries_total "posthaste_retries_total" Count "Deliveries handed to a retry tier after a failed attempt";
     gauge retries_waiting "posthaste_retries_waiting" Count "Deliveries held by this instance's tier readers until they are due";

@@ -2,6 +2,15 @@
 
 mod support;
 
+mod bad_input;
+mod crash;
+mod fleet;
+mod hostile;
 mod kafka_log;
 mod log_contract;
 mod log_contract_kafka;
+mod main_job;
+mod observability;
+mod retries;
+mod round_trip;
+mod suspension;

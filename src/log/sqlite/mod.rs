@@ -2,7 +2,7 @@
 //!
 //! # What is durable when
 //!
-//! One thread writes ([`writer`]); an append is answered after the COMMIT that holds it, which with a write-ahead log and
+//! One thread writes (`writer`); an append is answered after the COMMIT that holds it, which with a write-ahead log and
 //! `synchronous = FULL` means after its fsync. Offsets and metadata of a group are rows of the same file and go the same way. So after a
 //! crash between any two instructions, or a loss of power on a disk that keeps its promises, everything that was answered is there, and
 //! nothing is there that a restart would number otherwise.
@@ -13,7 +13,7 @@
 //!
 //! # Reading
 //!
-//! The newest records are kept in memory, shared with whoever appended them ([`partition`]); who keeps up never touches the file. Who does
+//! The newest records are kept in memory, shared with whoever appended them (`partition`); who keeps up never touches the file. Who does
 //! not reads ranges of it on a connection of his own, which a write-ahead log lets him do beside the writer.
 //!
 //! # Why SQLite
@@ -46,7 +46,7 @@ use self::{
     groups::Groups,
     partition::{Catalogue, Partition, Topic},
     store::Fault,
-    writer::{AppendJob, Command, EnsureJob, Prepared, Queue, Writer},
+    writer::{AppendJob, Checkpointer, Command, EnsureJob, Prepared, Queue, Writer},
 };
 use super::{Append, Consumer, From, Log, LogError, Reader, Subscription, TopicSpec, topics};
 use crate::{
@@ -142,7 +142,9 @@ impl SqliteLog {
             groups: Arc::new(Groups::new(store::commits(&db)?)),
             metrics: Arc::clone(&options.metrics),
         });
+        let no_thread = |error| LogError::Unavailable(format!("no thread for the log: {error}"));
         let writer = Writer {
+            checkpointer: Checkpointer::start(store::open_checkpointer(&core.path)?).map_err(no_thread)?,
             db,
             lock,
             queue: Arc::clone(&core.queue),
@@ -157,10 +159,7 @@ impl SqliteLog {
             tail_bytes: 0,
         };
         writer.metrics.log_connected.set(1.0);
-        std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(|| writer.run())
-            .map_err(|error| LogError::Unavailable(format!("no thread for the log: {error}")))?;
+        std::thread::Builder::new().name("log-writer".into()).spawn(|| writer.run()).map_err(no_thread)?;
         Ok(Arc::new(SqliteLog { core }))
     }
 }

@@ -21,8 +21,16 @@ use crate::{
 const APPLICATION_ID: i32 = 0x706f_7374;
 const FORMAT: i32 = 1;
 
-/// Pages of the write-ahead log at which a commit copies them into the main file: 16 MiB, so that one fsync of it is shared by thousands of records.
-const CHECKPOINT_PAGES: i32 = 4096;
+/// Bytes that are written until the write-ahead log is copied into the main file, beside the writer. Less costs more fsyncs, more makes those that
+/// wait for the same disk wait longer.
+pub(super) const CHECKPOINT: usize = 4 << 20;
+
+/// Pages of the write-ahead log (64 MiB) at which a commit copies it itself. Beside a writer that never pauses, copying never reaches the end, and
+/// only at its end can the write-ahead log begin anew; what is left to copy then is little.
+const COMMIT_CHECKPOINT_PAGES: i32 = 16_384;
+
+/// Pages of the write-ahead log (256 MiB) at which readers are waited for: readers that never pause would let it grow for ever.
+const RESTART_PAGES: i64 = 65_536;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS topics (
@@ -42,9 +50,6 @@ CREATE TABLE IF NOT EXISTS commits (
     PRIMARY KEY (consumers, topic, number)
 ) STRICT, WITHOUT ROWID;
 ";
-
-/// Pages of the write-ahead log at which readers are waited for, so that it can begin anew: readers that never pause would let it grow for ever.
-const RESTART_PAGES: i64 = 16 * CHECKPOINT_PAGES as i64;
 
 /// What went wrong, so that it can be told to everybody whose records were in the transaction.
 #[derive(Debug, Clone)]
@@ -106,7 +111,7 @@ pub(super) fn open_writer(file: &Path, max_size: Option<u64>) -> Result<Connecti
     }
     // FULL: a commit returns after the write-ahead log is on the disk. NORMAL would lose acknowledged records with the power.
     db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    db.pragma_update(None, "wal_autocheckpoint", COMMIT_CHECKPOINT_PAGES)?;
     // A burst may make the write-ahead log larger; give it back afterwards.
     db.pragma_update(None, "journal_size_limit", 64 << 20)?;
     db.pragma_update(None, "cache_size", -4096)?;
@@ -119,6 +124,19 @@ pub(super) fn open_writer(file: &Path, max_size: Option<u64>) -> Result<Connecti
     }
     db.set_prepared_statement_cache_capacity(512);
     Ok(db)
+}
+
+/// A connection that copies the write-ahead log into the main file beside the writer.
+pub(super) fn open_checkpointer(file: &Path) -> Result<Connection, Fault> {
+    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // The write-ahead log must be on the disk before what it holds is written elsewhere, and the main file before it begins anew.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    Ok(db)
+}
+
+/// Copies what is committed, as far as no reader needs the old pages; neither waits for the writer nor makes it wait.
+pub(super) fn checkpoint(db: &Connection) -> Result<(), Fault> {
+    Ok(db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?)
 }
 
 /// Copies the write-ahead log into the main file and begins it anew, if readers have kept the commits from doing it. Blocks for as long as they read

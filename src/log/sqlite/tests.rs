@@ -100,6 +100,44 @@ async fn what_was_answered_survives_a_crash_at_any_time() {
     assert_eq!(assigned[0].start, stored[0].offset);
 }
 
+/// The process that is killed is this test once more, told by the environment to write.
+#[tokio::test]
+async fn what_was_answered_survives_sigkill() {
+    const DIRECTORY: &str = "POSTHASTE_TEST_KILLED_LOG";
+    const NAME: &str = "log::sqlite::tests::what_was_answered_survives_sigkill";
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        let log = open(Path::new(&directory), options()).await;
+        for round in 0.. {
+            fill(&log, round * 50..round * 50 + 50).await;
+            println!("\nstored {}", round * 50 + 50);
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for life in 1..=3 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", NAME])
+            .env(DIRECTORY, directory.path().join(life.to_string()))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap())).map_while(Result::ok);
+        let mut stored = 0;
+        for line in lines {
+            stored = line.strip_prefix("stored ").map_or(stored, |count| count.parse().unwrap());
+            if stored == 10_000 * life {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(stored >= 10_000 * life, "the child ended by itself after {stored}");
+        let log = open(&directory.path().join(life.to_string()), options()).await;
+        let found = numbers(&read(&log, "t"));
+        assert!(found.len() >= stored as usize, "{} of {stored}", found.len());
+        assert!(found.iter().copied().eq(0..found.len() as u32), "in order and once");
+    }
+}
+
 #[tokio::test]
 async fn the_damaged_end_of_a_torn_write_is_no_record_and_no_error() {
     let (living, dead) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

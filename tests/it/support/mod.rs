@@ -1,7 +1,10 @@
 //! What the scenarios stand on.
 
+pub mod daemon;
 pub mod kafka;
+pub mod receiver;
 pub mod redis;
+pub mod verify;
 
 use std::{
     net::TcpListener,

@@ -1,0 +1,154 @@
+//! Errors of the native API: `application/problem+json` (RFC 9457), always, also for what no route was found for.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    log::LogError,
+    registry::{FieldError, WriteError},
+};
+
+/// Why a request was not done. Nothing was stored unless `accepted` says so.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Always `about:blank`: the status says what kind it is, `code` which one.
+    #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
+    kind: &'static str,
+    #[schema(example = "Unprocessable Entity")]
+    title: &'static str,
+    #[serde(serialize_with = "status")]
+    #[schema(value_type = u16, example = 422)]
+    status: StatusCode,
+    /// For programs.
+    #[schema(example = "invalid")]
+    code: &'static str,
+    /// For people: the thing and the cure.
+    detail: String,
+    /// The fields that are wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    /// Of several events, those that were stored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accepted: Vec<super::native::events::Accepted>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+fn status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            accepted: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// 400: the request cannot be read.
+    pub fn malformed(path: impl Into<String>, message: impl Into<String>) -> Problem {
+        let error = FieldError::new(path, message);
+        Problem { errors: vec![error.clone()], ..Problem::new(StatusCode::BAD_REQUEST, "malformed", told(&error)) }
+    }
+
+    /// 422: it can be read, and its fields are wrong.
+    pub fn invalid(errors: Vec<FieldError>) -> Problem {
+        let detail = errors.iter().map(told).collect::<Vec<_>>().join("; ");
+        Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
+    }
+
+    pub fn unauthorized() -> Problem {
+        let detail = "the request has no valid token: send one as `Authorization: Bearer …` or `X-API-TOKEN: …`";
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    pub fn forbidden(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    pub fn not_found(what: &str, id: &str) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no {what} `{id}`"))
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::CONFLICT, "conflict", detail)
+    }
+
+    pub fn too_large(path: impl Into<String>, message: impl Into<String>) -> Problem {
+        let error = FieldError::new(path, message);
+        Problem { errors: vec![error.clone()], ..Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", told(&error)) }
+    }
+
+    /// 503: trying again later may help.
+    pub fn unavailable(detail: impl Into<String>) -> Problem {
+        Problem { retry_after: Some(1), ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail) }
+    }
+
+    /// 429, to be tried again after so many seconds.
+    pub fn too_many(detail: impl Into<String>, seconds: u64) -> Problem {
+        Problem { retry_after: Some(seconds), ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail) }
+    }
+
+    pub fn with_errors(self, errors: Vec<FieldError>) -> Problem {
+        Problem { errors, ..self }
+    }
+
+    pub fn with_accepted(self, accepted: Vec<super::native::events::Accepted>) -> Problem {
+        Problem { accepted, ..self }
+    }
+}
+
+fn told(error: &FieldError) -> String {
+    if error.path == "." { format!("the body {}", error.message) } else { format!("`{}` {}", error.path, error.message) }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Problem {
+        match error {
+            WriteError::NotFound { kind, id } => Problem::not_found(kind, &id),
+            WriteError::Exists { .. } | WriteError::Declared { .. } | WriteError::Contended(_) => Problem::conflict(error.to_string()),
+            WriteError::Invalid(errors) => Problem::invalid(errors),
+            WriteError::Log(error) => error.into(),
+            WriteError::NotApplied => Problem::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<LogError> for Problem {
+    fn from(error: LogError) -> Problem {
+        match error {
+            LogError::Unavailable(_) | LogError::Fatal(_) => Problem::unavailable(error.to_string()),
+            LogError::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, retry_after) = (self.status, self.retry_after);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,106 @@
+//! Reading requests: bodies with a bound and a deadline, and errors that name the field.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{StatusCode, Uri, header, request::Parts},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::{Context, error::Problem};
+use crate::model::Timestamp;
+
+/// How long a client may take to send a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Largest body of everything but events: an endpoint with all its limits used up has 300 KiB.
+pub const BODY_LIMIT: usize = 1024 * 1024;
+
+const DEFAULT_PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1_000;
+
+/// The whole body, if it has at most `limit` bytes.
+pub async fn read_body(request: Request, limit: usize, key: &str) -> Result<Bytes, Problem> {
+    let too_large = || Problem::too_large(".", format!("has more than the {limit} bytes that are allowed{key}"));
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let read = Limited::new(request.into_body(), limit).collect();
+    match tokio::time::timeout(BODY_DEADLINE, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Problem::malformed(".", format!("did not arrive whole: {error}"))),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", BODY_DEADLINE.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
+        }
+    }
+}
+
+/// A JSON document. An empty body stands for `{}`.
+pub struct Document<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Context> for Document<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Context) -> Result<Document<T>, Problem> {
+        let body = read_body(request, BODY_LIMIT, "").await?;
+        parse(if body.is_empty() { b"{}" } else { &body }).map(Document)
+    }
+}
+
+/// Reads JSON; the error names the path of what is wrong.
+pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        Problem::malformed(path, format!("cannot be read: {}", error.into_inner()))
+    })?;
+    json.end().map_err(|error| Problem::malformed(".", format!("has something behind its end: {error}")))?;
+    Ok(document)
+}
+
+/// The query, with all its fields known.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Context> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Context) -> Result<Params<T>, Problem> {
+        params(&parts.uri).map(Params)
+    }
+}
+
+fn params<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    let Query(params) = Query::try_from_uri(uri).map_err(|error| Problem::malformed("query", error.body_text()))?;
+    Ok(params)
+}
+
+/// The one parameter in the path.
+pub struct Id(pub String);
+
+impl FromRequestParts<Context> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Id, Problem> {
+        let path = Path::<String>::from_request_parts(parts, context).await;
+        path.map(|Path(id)| Id(id)).map_err(|error| Problem::malformed("path", error.body_text()))
+    }
+}
+
+/// How many items a page has.
+pub fn limit(text: Option<&str>) -> Result<usize, Problem> {
+    let Some(text) = text else { return Ok(DEFAULT_PAGE) };
+    let limit = text.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
+    limit.ok_or_else(|| Problem::malformed("limit", format!("is `{text}`: write 1 to {LARGEST_PAGE}")))
+}
+
+/// A point in time.
+pub fn time(path: &str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    let wrong = |text: &str| Problem::malformed(path, format!("is `{text}`: write a time as in RFC 3339, such as `2026-01-31T12:00:00Z`"));
+    text.map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+}

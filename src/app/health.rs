@@ -1,0 +1,70 @@
+//! What health tells this instance: transitions it caused go to the registry and are told as events; changes of state anywhere go to the
+//! scheduler.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{Stages, tell, wiring};
+use crate::{
+    health::Update,
+    model::{HealthState, Position, Transition},
+    scheduler::Control,
+};
+
+/// Between two tries to write a transition to the registry.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs until health has ended.
+pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
+    while let Some(update) = updates.recv().await {
+        match update {
+            Update::Transition(transition) => caused(&stages, transition).await,
+            Update::State { endpoint, record } => {
+                // The shards end before health does.
+                let _ = stages.shards().control(Control::Health { endpoint, state: record.state }).await;
+            }
+            Update::Instances(count) => {
+                stages.metrics.instances.set(f64::from(count));
+                let _ = stages.shards().control(Control::Instances(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))).await;
+            }
+        }
+    }
+}
+
+async fn caused(stages: &Arc<Stages>, transition: Transition) {
+    let Some(registry) = stages.registry() else { return };
+    let state = transition.record.state;
+    stages.metrics.health_transitions_total.with(state.as_str()).increment(1);
+    let reason = transition.record.reason.clone().unwrap_or_default();
+    tracing::info!(endpoint = %transition.endpoint, from = transition.from.as_str(), to = state.as_str(), %reason, "endpoint health changed");
+    let _ = stages.shards().control(Control::Health { endpoint: transition.endpoint.clone(), state }).await;
+    let Some(entry) = registry.get(&transition.endpoint) else { return };
+    let positions = match state {
+        HealthState::Inactive => positions(stages).await,
+        HealthState::Active | HealthState::Degraded => Vec::new(),
+    };
+    while let Err(error) = registry.record_transition(&transition, positions.clone()).await {
+        if !error.is_temporary() {
+            tracing::warn!(endpoint = %transition.endpoint, %error, "transition not recorded");
+            return;
+        }
+        tracing::warn!(endpoint = %transition.endpoint, %error, "transition not recorded yet, trying again");
+        tokio::time::sleep(PAUSE).await;
+    }
+    tell::transition(stages, &transition, &entry.endpoint).await;
+}
+
+/// Where the sources are: from here on a suspended endpoint misses events.
+async fn positions(stages: &Arc<Stages>) -> Vec<Position> {
+    let reading = Arc::clone(stages);
+    match tokio::task::spawn_blocking(move || wiring::committed(&reading)).await {
+        Ok(Ok(positions)) => positions,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "positions at suspension not known; recovery begins at its time instead");
+            Vec::new()
+        }
+        // The runtime is ending.
+        Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,216 @@
+//! How the stages are joined: the closures that sources and registry are given, and the gauges that are read from all of them.
+
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
+use crate::{
+    config::Config,
+    log::LogError,
+    model::{DeadReason, HealthState, Position, Status},
+    registry::{Change, Entry, OnChange, Registry},
+    routing::table::RouteChange,
+    scheduler::Control,
+    sources::{self, Doomed, DoomedThing, Resolved, Wiring},
+};
+
+/// Keeps routes, scheduler and health in step with the registry.
+pub fn on_change(stages: &Arc<Stages>) -> OnChange {
+    let stages = Arc::clone(stages);
+    Box::new(move |changes: &[Change]| {
+        stages.routes.apply(changes.iter().map(|change| match &change.after {
+            Some(entry) if entry.is_served() => RouteChange::Set(Arc::clone(&entry.endpoint)),
+            Some(_) | None => RouteChange::Remove(change.id.clone()),
+        }));
+        for change in changes {
+            follow(&stages, change);
+        }
+    })
+}
+
+fn follow(stages: &Stages, change: &Change) {
+    let Some(entry) = &change.after else {
+        stages.health.forget(&change.id);
+        stages.journal.forget(&change.id);
+        control(stages, Control::Removed(change.id.clone(), DeadReason::EndpointDeleted));
+        return;
+    };
+    if let Some(record) = entry.health_record() {
+        stages.health.restore(&change.id, record.clone());
+        control(stages, Control::Health { endpoint: change.id.clone(), state: record.state });
+    }
+    // A new one has nothing that waits, so the scheduler learns of it with its first delivery.
+    if change.before.as_ref().is_some_and(|before| before.endpoint != entry.endpoint) {
+        control(stages, Control::Endpoint(Arc::clone(&entry.endpoint)));
+    }
+}
+
+fn control(stages: &Stages, control: Control) {
+    // The shards end before the registry does; then nothing waits any more.
+    let _ = stages.shards().control_blocking(control);
+}
+
+/// Tells the scheduler the weights of the tenants.
+pub async fn weigh_tenants(stages: &Stages, registry: &Registry) {
+    for tenant in registry.tenants() {
+        let weight = NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN);
+        let _ = stages.shards().control(Control::Weight { tenant: tenant.id.clone(), weight }).await;
+    }
+}
+
+/// What the routes of the API ask for when an endpoint is disabled.
+pub fn positions(stages: &Arc<Stages>) -> Arc<dyn Fn() -> Result<Vec<Position>, LogError> + Send + Sync> {
+    let stages = Arc::clone(stages);
+    Arc::new(move || committed(&stages))
+}
+
+/// The committed position of every source partition. Blocking.
+pub fn committed(stages: &Stages) -> Result<Vec<Position>, LogError> {
+    let mut positions = Vec::new();
+    for topic in stages.topics.events() {
+        for (partition, offset) in stages.log.committed(&stages.group, topic)? {
+            positions.push(Position { topic: partition.topic, partition: partition.partition, offset });
+        }
+    }
+    Ok(positions)
+}
+
+/// Whether no position was ever committed: only then may the registry be a new one.
+pub async fn nothing_committed(stages: &Arc<Stages>) -> anyhow::Result<bool> {
+    let stages = Arc::clone(stages);
+    Ok(tokio::task::spawn_blocking(move || committed(&stages)).await??.is_empty())
+}
+
+/// Starts the readers of events and retries.
+pub fn start_sources(
+    config: &Config,
+    stages: &Arc<Stages>,
+    registry: &Arc<Registry>,
+    failed: &mpsc::Sender<String>,
+) -> Result<Vec<sources::Handle>, LogError> {
+    let behind = {
+        let registry = Arc::clone(registry);
+        move || (registry.behind_for() > REGISTRY_BEHIND).then_some("registry_behind")
+    };
+    let own_fault = {
+        let stages = Arc::clone(stages);
+        move || stages.own_fault.is_ours(Instant::now()).then_some("own_fault")
+    };
+    let events_gate = {
+        let behind = behind.clone();
+        move || behind().or_else(&own_fault)
+    };
+    // Retries go on while the fault is ours: they are the probes that find out when it is over.
+    let events = sources::stream::spawn(
+        Arc::clone(&stages.log),
+        subscription(config, stages),
+        config.source.clone(),
+        wiring(stages, registry, failed, Arc::new(events_gate)),
+    )?;
+    let retries = sources::retry::spawn(
+        Arc::clone(&stages.log),
+        format!("{}.retry", stages.group),
+        stages.topics.retry_prefix().to_string(),
+        config.source.clone(),
+        wiring(stages, registry, failed, Arc::new(behind)),
+    );
+    match retries {
+        Ok(retries) => Ok(vec![events, retries]),
+        Err(error) => {
+            events.stop();
+            Err(error)
+        }
+    }
+}
+
+fn wiring(
+    stages: &Arc<Stages>,
+    registry: &Arc<Registry>,
+    failed: &mpsc::Sender<String>,
+    gate: Arc<dyn Fn() -> Option<&'static str> + Send + Sync>,
+) -> Wiring {
+    let mut routes = stages.routes.reader();
+    let (resolving, delivering, dooming, respilling) = (Arc::clone(registry), Arc::clone(stages), Arc::clone(stages), Arc::clone(stages));
+    let failed = failed.clone();
+    Wiring {
+        route: Box::new(move |event, endpoints| routes.matches(event, endpoints)),
+        resolve: Arc::new(move |endpoint, offset| resolve(&resolving, endpoint, offset)),
+        deliver: Box::new(move |deliveries| delivering.shards().send(deliveries).map_err(|_| sources::Closed)),
+        doom: Arc::new(move |doomed| doom(&dooming, doomed)),
+        respill: Arc::new(move |delivery, wait, ack| {
+            let stages = Arc::clone(&respilling);
+            respilling.background(async move { stages.settler.spill(delivery, wait, ack, "window").await });
+        }),
+        gate,
+        registry_id: registry.id(),
+        failed: Box::new(move |why| {
+            // Full: somebody has failed already, and the daemon is about to stop.
+            let _ = failed.try_send(why);
+        }),
+        budget: Arc::clone(&stages.budget),
+        clock: Arc::clone(&stages.clock),
+        metrics: Arc::clone(&stages.metrics),
+    }
+}
+
+/// What the endpoint of a delivery record stands for now.
+fn resolve(registry: &Registry, endpoint: &str, known_at: i64) -> Resolved {
+    match registry.get(endpoint) {
+        Some(Entry { endpoint, .. }) if endpoint.status == Status::Disabled => Resolved::Dead(DeadReason::EndpointDisabled),
+        Some(entry) if entry.state() == HealthState::Inactive => Resolved::Dead(DeadReason::EndpointInactive),
+        Some(entry) => Resolved::Deliver(entry.endpoint),
+        None if registry.offset() < known_at => Resolved::Behind,
+        None => Resolved::Dead(DeadReason::EndpointDeleted),
+    }
+}
+
+fn doom(stages: &Arc<Stages>, doomed: Doomed) {
+    let settling = Arc::clone(stages);
+    stages.background(async move {
+        let Doomed { what, reason, detail, ack } = doomed;
+        match what {
+            DoomedThing::Record(record) => settling.settler.dead_letter_record(&record, reason, &detail, ack).await,
+            DoomedThing::Delivery(delivery) => settling.settler.dead_letter(delivery, reason, &detail, ack).await,
+        }
+    });
+}
+
+/// What is read from all stages before each scrape.
+pub fn gauges(stages: &Arc<Stages>, registry: &Arc<Registry>, readiness: &Arc<Readiness>) -> Box<dyn Fn() + Send + Sync> {
+    let (stages, registry, readiness) = (Arc::clone(stages), Arc::clone(registry), Arc::clone(readiness));
+    Box::new(move || {
+        let metrics = &stages.metrics;
+        metrics.queued_bytes.set(stages.budget.used() as f64);
+        metrics.health_connected.set(f64::from(u8::from(stages.health.is_connected())));
+        metrics.instances.set(f64::from(stages.health.instances()));
+        metrics.registry_offset.set(registry.offset() as f64);
+        let behind = registry.behind_for();
+        metrics.registry_behind_seconds.set(behind.as_secs_f64());
+        match behind > REGISTRY_BEHIND {
+            true => readiness.set("registry", format!("its view is {} s behind its topic", behind.as_secs())),
+            false => readiness.clear("registry"),
+        }
+    })
+}
+
+/// Sections that differ and are only read at start.
+pub fn needs_restart(running: &Config, loaded: &Config) -> Vec<&'static str> {
+    let sections: HashMap<&'static str, (String, String)> = HashMap::from([
+        ("log", (format!("{:?}", running.log), format!("{:?}", loaded.log))),
+        ("topics", (format!("{:?}", running.topics), format!("{:?}", loaded.topics))),
+        ("kafka", (format!("{:?}", running.kafka), format!("{:?}", loaded.kafka))),
+        ("api", (format!("{:?}", running.api), format!("{:?}", loaded.api))),
+        ("admin", (format!("{:?}", running.admin), format!("{:?}", loaded.admin))),
+        ("health", (format!("{:?}", running.health), format!("{:?}", loaded.health))),
+        ("redis", (format!("{:?}", running.redis), format!("{:?}", loaded.redis))),
+        ("delivery", (format!("{:?}", running.delivery), format!("{:?}", loaded.delivery))),
+        ("scheduler", (format!("{:?}", running.scheduler), format!("{:?}", loaded.scheduler))),
+        ("retry", (format!("{:?}", running.retry), format!("{:?}", loaded.retry))),
+        ("source", (format!("{:?}", running.source), format!("{:?}", loaded.source))),
+        ("registry", (format!("{:?}", running.registry), format!("{:?}", loaded.registry))),
+    ]);
+    let mut changed: Vec<_> = sections.into_iter().filter(|(_, (before, after))| before != after).map(|(section, _)| section).collect();
+    changed.sort_unstable();
+    changed
+}

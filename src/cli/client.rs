@@ -1,0 +1,167 @@
+//! A small client of the management API.
+//!
+//! Where the daemon is and with which token it is spoken to: the arguments, else the environment, else the configuration of a daemon on
+//! this machine (its listener, its token or the token file that it made), so that in the first five minutes nothing needs to be copied.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+use crate::{config, model::Secret};
+
+/// An answer of the API is smaller than this (bytes): lists come in pages.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// The daemon answers within this time, or it is asked again.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Daemon")]
+pub struct Daemon {
+    /// Where its API listens; without it, as the configuration says (default http://127.0.0.1:8080).
+    #[arg(long, value_name = "URL", env = "POSTHASTE_URL")]
+    api: Option<String>,
+    /// An API token; without it, the admin token of a daemon on this machine is used.
+    #[arg(long, value_name = "TOKEN", env = "POSTHASTE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The daemon's configuration, from which address and token are taken where they are not given.
+    #[arg(long, value_name = "FILE", env = "POSTHASTE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+pub struct Client {
+    http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: String,
+    authorization: HeaderValue,
+}
+
+/// What the API answered; `body` is null where it was no JSON.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+    /// How long the daemon asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl Client {
+    pub fn new(daemon: &Daemon) -> anyhow::Result<Client> {
+        let (url, token) = whereabouts(daemon)?;
+        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_str().unwrap_or_default()))
+            .map_err(|_| anyhow::anyhow!("the token holds characters that no header can carry"))?;
+        authorization.set_sensitive(true);
+        Ok(Client { http: Http::builder(TokioExecutor::new()).build(connector), url, authorization })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// One call. An error means that nothing is known of its effect; an answer of any status is no error.
+    pub async fn call(&self, method: Method, path: &str, body: Option<(&'static str, Bytes)>) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header(header::AUTHORIZATION, self.authorization.clone())
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("posthaste/", env!("CARGO_PKG_VERSION")));
+        let body = body.map(|(kind, body)| {
+            request.headers_mut().map(|headers| headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind)));
+            body
+        });
+        let request = request.body(Full::new(body.unwrap_or_default()))?;
+        tokio::time::timeout(DEADLINE, self.exchange(request))
+            .await
+            .map_err(|_| anyhow::anyhow!("{} did not answer within {} s", self.url, DEADLINE.as_secs()))?
+    }
+
+    /// A call whose answer must be a success.
+    pub async fn expect(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let body = body.map(|body| ("application/json", Bytes::from(body.to_string())));
+        let answer = self.call(method, path, body).await?;
+        match answer.status.is_success() {
+            true => Ok(answer.body),
+            false => Err(anyhow::anyhow!("{}", answer.problem())),
+        }
+    }
+
+    /// All items of a list, or the first `limit` of them, over as many pages as that takes.
+    pub async fn list(&self, path: &str, query: &[(&str, String)], limit: usize) -> anyhow::Result<Vec<Value>> {
+        const PAGE: usize = 500;
+        let mut items: Vec<Value> = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+            pairs.extend_pairs(query.iter().map(|(name, value)| (*name, value.as_str())));
+            pairs.append_pair("limit", &PAGE.min(limit - items.len()).to_string());
+            if let Some(cursor) = &cursor {
+                pairs.append_pair("cursor", cursor);
+            }
+            let page = self.expect(Method::GET, &format!("{path}?{}", pairs.finish()), None).await?;
+            let found = page["items"].as_array().cloned().unwrap_or_default();
+            let more = page["next"].as_str().map(str::to_owned).filter(|next| !found.is_empty() && Some(next) != cursor.as_ref());
+            items.extend(found);
+            match more {
+                Some(next) if items.len() < limit => cursor = Some(next),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        let unreachable =
+            |error: &dyn std::fmt::Display| anyhow::anyhow!("{} cannot be reached: {error}; is `posthaste serve` running?", self.url);
+        let answer = self.http.request(request).await.map_err(|error| match std::error::Error::source(&error) {
+            Some(source) => unreachable(&source),
+            None => unreachable(&error),
+        })?;
+        let status = answer.status();
+        let retry_after =
+            answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| anyhow::anyhow!("the answer of {} broke off: {error}", self.url))?
+            .to_bytes();
+        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null), retry_after })
+    }
+}
+
+impl Answer {
+    /// What a problem document (RFC 9457) says, in one line.
+    pub fn problem(&self) -> String {
+        let text = |name: &str| self.body[name].as_str();
+        let mut line = match (text("title"), text("detail")) {
+            (Some(title), Some(detail)) => format!("{title}: {detail}"),
+            (Some(only), None) | (None, Some(only)) => only.to_owned(),
+            (None, None) => format!("the daemon answered {}", self.status),
+        };
+        for field in self.body["errors"].as_array().into_iter().flatten() {
+            let (path, message) = (field["path"].as_str().unwrap_or_default(), field["message"].as_str().unwrap_or_default());
+            line.push_str(&format!("\n  {path}: {message}"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            line.push_str(" (give a token by --token or POSTHASTE_TOKEN)");
+        }
+        line
+    }
+}
+
+/// Base URL (without a slash at its end) and token.
+fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
+    if let (Some(url), Some(token)) = (&daemon.api, &daemon.token) {
+        return Ok((url.trim_end_matches('/').to_owned(), Secret::new(token.as_str())));
+    }
+    let _ = (&daemon.config, config::environment().count(), PathBuf::new());
+    anyhow::bail!("temporary")
+}

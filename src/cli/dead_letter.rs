@@ -1,0 +1,123 @@
+//! `posthaste dead-letter`: list and redrive what could not be delivered.
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    client::{Client, Daemon},
+    table::table,
+    time,
+};
+use crate::model::{DeadReason, Timestamp};
+
+/// What could not be delivered: look at it, send it again.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    List(List),
+    Redrive(Redrive),
+}
+
+/// List dead letters, the newest first.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste dead-letter list --endpoint orders --since 2h\n  posthaste dead-letter list --reason exhausted --json"
+)]
+pub struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+    /// Print the API's JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+/// Send dead letters again. One that was redriven is not sent a second time.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste dead-letter redrive posthaste.dead:0:1763805600123\n  posthaste dead-letter redrive --endpoint orders --since 2h\n  posthaste dead-letter redrive --all"
+)]
+pub struct Redrive {
+    /// Ids of dead letters.
+    #[arg(required_unless_present_any = ["endpoint", "reason", "since", "until", "all"], conflicts_with_all = ["endpoint", "reason", "since", "until", "all"])]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// All there are.
+    #[arg(long, conflicts_with_all = ["endpoint", "reason", "since", "until"])]
+    all: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only of this endpoint.
+    #[arg(long)]
+    endpoint: Option<String>,
+    /// Only for this reason: exhausted, final, expired, endpoint_inactive, endpoint_disabled, endpoint_deleted, unparsable, too_large.
+    #[arg(long, value_parser = reason)]
+    reason: Option<DeadReason>,
+    /// Only from this time on: 2026-01-31T12:00:00Z, or an age such as 2h.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Only before this time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+}
+
+fn reason(text: &str) -> Result<DeadReason, String> {
+    DeadReason::parse(text).ok_or_else(|| format!("one of: {}", DeadReason::ALL.map(DeadReason::as_str).join(", ")))
+}
+
+impl Filter {
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        [
+            ("endpoint", self.endpoint.clone()),
+            ("reason", self.reason.map(|reason| reason.as_str().to_owned())),
+            ("since", self.since.map(|time| time.to_string())),
+            ("until", self.until.map(|time| time.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+pub async fn run(command: Command) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    match command {
+        Command::List(arguments) => list(&arguments, &mut out).await,
+        Command::Redrive(arguments) => {
+            let mut body: Map<String, Value> =
+                arguments.filter.pairs().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+            if !arguments.ids.is_empty() {
+                body.insert("ids".to_owned(), json!(arguments.ids));
+            }
+            let answer =
+                Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/dead-letters/redrive", Some(Value::Object(body))).await?;
+            Ok(writeln!(out, "{answer:#}")?)
+        }
+    }
+}
+
+async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
+    let letters = Client::new(&arguments.daemon)?.list("/v1/dead-letters", &arguments.filter.pairs(), arguments.limit).await?;
+    if arguments.json {
+        return Ok(writeln!(out, "{:#}", Value::Array(letters))?);
+    }
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let rows: Vec<[String; 6]> =
+        letters.iter().map(|letter| ["id", "at", "endpoint", "reason", "attempts", "detail"].map(|name| text(&letter[name]))).collect();
+    Ok(out.write_all(table(["ID", "TIME", "ENDPOINT", "REASON", "ATTEMPTS", "DETAIL"], &rows).as_bytes())?)
+}

@@ -1,0 +1,325 @@
+//! `posthaste endpoint`: list, add, remove, enable.
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    client::{Client, Daemon},
+    table::table,
+};
+use crate::model::Rate;
+
+/// Manage the endpoints of a daemon.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    List(List),
+    Add(Box<Add>),
+    Remove(Remove),
+    Enable(Enable),
+}
+
+/// List the registered endpoints with their health.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  posthaste endpoint list\n  posthaste endpoint list --json | jq -r '.[].url'")]
+pub struct List {
+    /// Only those of this tenant.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 1_000)]
+    limit: usize,
+    /// Print the API's JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+/// Register a receiver. Its secret is printed once.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste endpoint add https://example.com/hooks --type 'order.*' --channel shop\n  posthaste endpoint add https://example.com/hub --format hub --signing hub --rate 50/s\n  posthaste endpoint add https://example.com/x --bearer \"$TOKEN\" --header 'X-Source: posthaste'"
+)]
+pub struct Add {
+    /// http or https.
+    url: String,
+    /// Made up when absent.
+    #[arg(long)]
+    id: Option<String>,
+    /// Absent: that of the token.
+    #[arg(long)]
+    tenant: Option<String>,
+    #[arg(long)]
+    description: Option<String>,
+    /// A channel to listen to; several times for several; none for all.
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    channels: Vec<String>,
+    /// An event type, exact (`lead.created`) or by prefix (`lead.*`); several times for several; none for all.
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    #[arg(long, value_enum, ignore_case = true)]
+    direction: Option<Direction>,
+    /// The shape of the body: standard, cloudevents or hub.
+    #[arg(long)]
+    format: Option<String>,
+    /// standard, hub or none.
+    #[arg(long)]
+    signing: Option<String>,
+    /// Sign with this instead of a secret that the daemon makes.
+    #[arg(long)]
+    secret: Option<String>,
+    /// Requests of the whole fleet, such as 50/s.
+    #[arg(long)]
+    rate: Option<Rate>,
+    /// Requests in flight at once, per instance.
+    #[arg(long)]
+    concurrency: Option<u16>,
+    /// A header to send along, as `Name: value`; several times for several.
+    #[arg(long = "header", value_name = "HEADER", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Retry schedule: standard, zenvia, none, or delays such as 30s,5m,1h.
+    #[arg(long)]
+    retry: Option<String>,
+    #[command(flatten)]
+    auth: Auth,
+    /// Print the API's JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+#[command(next_help_heading = "Authentication (at most one)")]
+struct Auth {
+    /// Send `Authorization: Bearer TOKEN`.
+    #[arg(long, value_name = "TOKEN")]
+    bearer: Option<String>,
+    /// Send `X-API-Key: KEY`.
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Send `Authorization: Basic …`.
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = user)]
+    basic: Option<(String, String)>,
+    /// Send a secret header, given as `Name: value`.
+    #[arg(long, value_name = "HEADER", value_parser = header)]
+    auth_header: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Direction {
+    In,
+    Out,
+    Internal,
+}
+
+/// Remove an endpoint. What still waits for it goes to dead letters.
+#[derive(Debug, Args)]
+pub struct Remove {
+    id: String,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+/// Enable an endpoint that is disabled or was made inactive by its failures.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste endpoint enable orders             from now on\n  posthaste endpoint enable orders --recover   also what came while it was inactive"
+)]
+pub struct Enable {
+    id: String,
+    /// Also deliver what came in the meantime: its dead letters, and the events since then.
+    #[arg(long)]
+    recover: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn user(text: &str) -> Result<(String, String), String> {
+    let (user, password) = text.split_once(':').ok_or("write it as user:password")?;
+    Ok((user.to_owned(), password.to_owned()))
+}
+
+pub async fn run(command: Command) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    match command {
+        Command::List(arguments) => list(&arguments, &mut out).await,
+        Command::Add(arguments) => add(&arguments, &mut out).await,
+        Command::Remove(arguments) => {
+            Client::new(&arguments.daemon)?.expect(Method::DELETE, &path(&arguments.id, ""), None).await?;
+            Ok(writeln!(out, "removed {}", arguments.id)?)
+        }
+        Command::Enable(arguments) => {
+            let body = if arguments.recover { json!({ "recover": true }) } else { json!({}) };
+            Client::new(&arguments.daemon)?.expect(Method::POST, &path(&arguments.id, "/enable"), Some(body)).await?;
+            let recovering = if arguments.recover { "; what came in the meantime is delivered in the background" } else { "" };
+            Ok(writeln!(out, "enabled {}{recovering}", arguments.id)?)
+        }
+    }
+}
+
+async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
+    let query: Vec<(&str, String)> = arguments.tenant.iter().map(|tenant| ("tenant", tenant.clone())).collect();
+    let endpoints = Client::new(&arguments.daemon)?.list("/v1/endpoints", &query, arguments.limit).await?;
+    if arguments.json {
+        return Ok(writeln!(out, "{:#}", Value::Array(endpoints))?);
+    }
+    let rows: Vec<[String; 7]> = endpoints.iter().map(row).collect();
+    Ok(out.write_all(table(["ID", "TENANT", "STATUS", "HEALTH", "TYPES", "CHANNELS", "URL"], &rows).as_bytes())?)
+}
+
+fn row(endpoint: &Value) -> [String; 7] {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let all = |value: &Value| match value.as_array().map(Vec::as_slice) {
+        None | Some([]) => "all".to_owned(),
+        Some(several) => several.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+    };
+    let health = &endpoint["health"];
+    let health = match (health["state"].as_str(), health["score"].as_u64(), health["reason"].as_str()) {
+        (None, _, _) => "-".to_owned(),
+        (Some(state), None | Some(0), _) => state.to_owned(),
+        (Some(state), Some(score), None) => format!("{state} {score}"),
+        (Some(state), Some(score), Some(reason)) => format!("{state} {score} ({reason})"),
+    };
+    [
+        text(&endpoint["id"]),
+        text(&endpoint["tenant"]),
+        text(&endpoint["status"]),
+        health,
+        all(&endpoint["types"]),
+        all(&endpoint["channels"]),
+        text(&endpoint["url"]),
+    ]
+}
+
+async fn add(arguments: &Add, out: &mut dyn Write) -> anyhow::Result<()> {
+    let made = Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/endpoints", Some(document(arguments))).await?;
+    if arguments.json {
+        return Ok(writeln!(out, "{made:#}")?);
+    }
+    writeln!(out, "id      {}", made["id"].as_str().unwrap_or("-"))?;
+    if let Some(secret) = made["secret"].as_str() {
+        writeln!(out, "secret  {secret}    (shown only now)")?;
+    }
+    Ok(())
+}
+
+/// What `POST /v1/endpoints` takes: only what was given.
+fn document(arguments: &Add) -> Value {
+    let mut document = Map::from_iter([("url".to_owned(), json!(arguments.url))]);
+    let texts = [
+        ("id", &arguments.id),
+        ("tenant", &arguments.tenant),
+        ("description", &arguments.description),
+        ("format", &arguments.format),
+        ("signing", &arguments.signing),
+        ("secret", &arguments.secret),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            document.insert(name.to_owned(), json!(value));
+        }
+    }
+    for (name, values) in [("channels", &arguments.channels), ("types", &arguments.types)] {
+        if !values.is_empty() {
+            document.insert(name.to_owned(), json!(values));
+        }
+    }
+    if let Some(direction) = arguments.direction {
+        let direction = match direction {
+            Direction::In => "IN",
+            Direction::Out => "OUT",
+            Direction::Internal => "INTERNAL",
+        };
+        document.insert("direction".to_owned(), json!(direction));
+    }
+    if let Some(rate) = arguments.rate {
+        document.insert("rate".to_owned(), json!(rate));
+    }
+    if let Some(concurrency) = arguments.concurrency {
+        document.insert("concurrency".to_owned(), json!(concurrency));
+    }
+    if !arguments.headers.is_empty() {
+        document.insert("headers".to_owned(), arguments.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect());
+    }
+    if let Some(retry) = &arguments.retry {
+        let delays: Vec<&str> = retry.split(',').map(str::trim).collect();
+        let is_preset = delays.len() == 1 && humantime::parse_duration(retry).is_err();
+        document.insert("retry".to_owned(), if is_preset { json!(retry) } else { json!(delays) });
+    }
+    if let Some(auth) = arguments.auth.document() {
+        document.insert("auth".to_owned(), auth);
+    }
+    Value::Object(document)
+}
+
+impl Auth {
+    fn document(&self) -> Option<Value> {
+        if let Some(token) = &self.bearer {
+            return Some(json!({ "type": "bearer", "token": token }));
+        }
+        if let Some(key) = &self.api_key {
+            return Some(json!({ "type": "api_key", "key": key }));
+        }
+        if let Some((username, password)) = &self.basic {
+            return Some(json!({ "type": "basic", "username": username, "password": password }));
+        }
+        let (name, value) = self.auth_header.as_ref()?;
+        Some(json!({ "type": "custom_header", "name": name, "value": value }))
+    }
+}
+
+/// The path of an endpoint; an id is written so that it cannot be taken for more than one segment.
+fn path(id: &str, rest: &str) -> String {
+    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+    format!("/v1/endpoints/{}{rest}", id.replace('+', "%20"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn only_what_was_given_is_sent() {
+        for (line, expected) in [
+            ("x add http://a/", json!({ "url": "http://a/" })),
+            (
+                "x add http://a/ --type a.* --type b --direction in --rate 5/s --retry zenvia --bearer T",
+                json!({ "url": "http://a/", "types": ["a.*", "b"], "direction": "IN", "rate": "5/s", "retry": "zenvia",
+                        "auth": { "type": "bearer", "token": "T" } }),
+            ),
+            (
+                "x add http://a/ --retry 30s,5m --header A:b --basic u:p:q",
+                json!({ "url": "http://a/", "retry": ["30s", "5m"], "headers": { "A": "b" },
+                        "auth": { "type": "basic", "username": "u", "password": "p:q" } }),
+            ),
+            ("x add http://a/ --retry 30s", json!({ "url": "http://a/", "retry": ["30s"] })),
+        ] {
+            let Command::Add(add) = Line::try_parse_from(line.split(' ')).expect(line).command else { panic!("{line}") };
+            assert_eq!(document(&add), expected, "{line}");
+        }
+        assert!(Line::try_parse_from("x add http://a/ --bearer T --api-key K".split(' ')).is_err());
+    }
+
+    #[test]
+    fn an_id_stays_one_segment() {
+        assert_eq!(path("a/../b c", "/enable"), "/v1/endpoints/a%2F..%2Fb%20c/enable");
+    }
+}

@@ -1,0 +1,360 @@
+//! A configuration being read: the file, the environment laid over it, and every problem found on the way.
+//!
+//! serde stops at the first thing that is wrong. So that a person sees all of them at once, a section is read again and again:
+//! each time the offending value is noted and cut out, until what is left can be read. Every value carries its place: the span in
+//! the file or, for those from the environment, a span behind the end of the file that stands for the variable.
+
+use std::{borrow::Cow, collections::BTreeSet, ops::Range};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_path_to_error::Segment;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
+
+use super::problem::{Place, Problem, nearest};
+
+type Node<'t> = Spanned<DeValue<'t>>;
+
+pub struct Document<'t> {
+    name: &'t str,
+    text: &'t str,
+    /// Names of the variables that were laid over the file; variable i has the span `text.len() + 1 + i`.
+    variables: Vec<String>,
+    root: DeTable<'t>,
+    /// Sections that were read, kept for the places of their keys.
+    read: DeTable<'t>,
+    /// Lines that are no TOML: what was recovered from them is not judged a second time.
+    broken: BTreeSet<usize>,
+    problems: Vec<Problem>,
+}
+
+/// One element of an array of tables, such as `[[endpoint]]`.
+pub struct Element<T> {
+    pub value: T,
+    /// What problems call it: `endpoint(orders)` by its id, or `endpoint[3]` by its number.
+    label: String,
+    /// Place of the element's beginning, and of its keys.
+    node: Range<usize>,
+    keys: Vec<(String, Range<usize>)>,
+}
+
+impl<'t> Document<'t> {
+    pub fn parse(name: &'t str, text: &'t str) -> Document<'t> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut document = Document {
+            name,
+            text,
+            variables: Vec::new(),
+            root: root.into_inner(),
+            read: DeTable::new(),
+            broken: BTreeSet::new(),
+            problems: Vec::new(),
+        };
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            document.broken.insert(document.line(span.start));
+            document.report(&span, String::new(), format!("this is no TOML: {}", error.message()));
+        }
+        document
+    }
+
+    /// Lays the value of an environment variable over the key it names. Tables are merged key by key; everything else is replaced.
+    pub fn overlay(&mut self, variable: &str, section: &str, key: &str, value: &'t str) {
+        let place = self.text.len() + 1 + self.variables.len();
+        self.variables.push(variable.to_owned());
+        let place = place..place;
+        let value = match environment_value(value) {
+            Ok(value) => moved(value, &place),
+            Err(problem) => return self.report(&place, format!("{section}.{key}"), problem),
+        };
+        let table = self
+            .root
+            .entry(Spanned::new(place.clone(), Cow::Owned(section.to_owned())))
+            .or_insert_with(|| Spanned::new(place.clone(), DeValue::Table(DeTable::new())));
+        // A section that is no table is reported when it is read.
+        if let DeValue::Table(table) = table.get_mut() {
+            merge(table, Spanned::new(place, Cow::Owned(key.to_owned())), value);
+        }
+    }
+
+    /// Something wrong with the environment itself.
+    pub fn report_variable(&mut self, variable: &str, what: String) {
+        self.problems.push(Problem { place: Place::Environment(variable.to_owned()), key: String::new(), what });
+    }
+
+    /// The whole as plain values: the file with the environment over it.
+    pub fn values(&self) -> toml::Table {
+        let node = Spanned::new(0..0, DeValue::Table(self.root.clone()));
+        toml::Table::deserialize(ValueDeserializer::from(node)).unwrap_or_default()
+    }
+
+    /// Reads a section; what cannot be read is reported and has its default. Then `check` judges the ranges and relations of its keys.
+    pub fn section<T: DeserializeOwned + Default>(&mut self, name: &str, check: impl FnOnce(&T) -> Vec<(&'static str, String)>) -> T {
+        let value = match self.root.remove_entry(name) {
+            Some((header, node)) => {
+                self.read.insert(header, node.clone());
+                self.read(name, node).unwrap_or_default()
+            }
+            None => T::default(),
+        };
+        for (key, problem) in check(&value) {
+            self.report_key(name, key, problem);
+        }
+        value
+    }
+
+    /// Reports something about a key of a section that was read.
+    pub fn report_key(&mut self, section: &str, key: &str, what: String) {
+        let place = match self.read.get_key_value(section) {
+            Some((header, node)) => find(node, key).unwrap_or_else(|| header.span()),
+            None => usize::MAX..usize::MAX,
+        };
+        self.report(&place, format!("{section}.{key}"), what);
+    }
+
+    /// Reads an array of tables, element by element.
+    pub fn elements<T: DeserializeOwned>(&mut self, name: &str) -> Vec<Element<T>> {
+        let Some((header, node)) = self.root.remove_entry(name) else { return Vec::new() };
+        let (span, elements) = match node.into_inner() {
+            DeValue::Array(elements) => (header.span(), elements),
+            other => {
+                let what = format!("is a {}: it can be there many times, so write [[{name}]]", other.type_str());
+                self.report(&header.span(), name.to_owned(), what);
+                return Vec::new();
+            }
+        };
+        let mut read = Vec::new();
+        for (index, element) in elements.into_iter().enumerate() {
+            let element = if element.span().is_empty() { Spanned::new(span.clone(), element.into_inner()) } else { element };
+            let keys = match element.get_ref() {
+                DeValue::Table(table) => table.iter().map(|(key, _)| (key.get_ref().to_string(), key.span())).collect(),
+                _ => Vec::new(),
+            };
+            let node = element.span();
+            let label = match element.get_ref().get("id").and_then(|id| id.get_ref().as_str()) {
+                Some(id) => format!("{name}({id})"),
+                None => format!("{name}[{index}]"),
+            };
+            if let Some(value) = self.read(&label, element) {
+                read.push(Element { value, label, node, keys });
+            }
+        }
+        read
+    }
+
+    /// Reports something about a key of an element.
+    pub fn report_element<T>(&mut self, element: &Element<T>, key: &str, what: String) {
+        let first = key.split(['.', '[']).next().unwrap_or(key);
+        let span = element.keys.iter().find(|(name, _)| name == first).map_or(&element.node, |(_, span)| span).clone();
+        self.report(&span, format!("{}.{key}", element.label), what);
+    }
+
+    /// Reports every section that nobody has read: there is none of that name.
+    pub fn finish(mut self, known: &[&str]) -> Vec<Problem> {
+        for (name, _) in std::mem::take(&mut self.root) {
+            let what = unknown("section", name.get_ref(), known);
+            self.report(&name.span(), name.get_ref().to_string(), what);
+        }
+        let mut problems = self.problems;
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        problems.dedup();
+        problems
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, name: &str, mut node: Node<'t>) -> Option<T> {
+        loop {
+            let error = match serde_path_to_error::deserialize::<_, T>(ValueDeserializer::from(node.clone())) {
+                Ok(value) => return Some(value),
+                Err(error) => error,
+            };
+            let path: Vec<Step> = error.path().iter().map_while(step).collect();
+            let span = span_of(&node, &path);
+            // A number in the environment may be meant as text: `POSTHASTE_KAFKA__GROUP=7`.
+            if span.start > self.text.len() && retry_as_text(&mut node, &path) {
+                continue;
+            }
+            let keys: Vec<&str> = path.iter().filter_map(Step::key).collect();
+            let key = std::iter::once(name).chain(keys.iter().copied()).collect::<Vec<_>>().join(".");
+            let what = explain(error.inner().message());
+            self.report(&span, key, what);
+            if !cut(&mut node, &path) {
+                return None;
+            }
+        }
+    }
+
+    fn report(&mut self, span: &Range<usize>, key: String, what: String) {
+        let place = match span.start {
+            usize::MAX => Place::Default,
+            start if start > self.text.len() => Place::Environment(self.variables[start - self.text.len() - 1].clone()),
+            start => Place::File { name: self.name.to_owned(), line: self.line(start) },
+        };
+        let echo = matches!(&place, Place::File { line, .. } if self.broken.contains(line) && !key.is_empty());
+        if !echo {
+            self.problems.push(Problem { place, key, what });
+        }
+    }
+
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+/// A step on the way to a value.
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Step {
+    fn key(&self) -> Option<&str> {
+        match self {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        }
+    }
+}
+
+fn step(segment: &Segment) -> Option<Step> {
+    match segment {
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+/// The span of the value at `path`: of its key, if it is one of a table.
+fn span_of(node: &Node<'_>, path: &[Step]) -> Range<usize> {
+    let mut at = node;
+    let mut span = node.span();
+    for step in path {
+        let next = match (step, at.get_ref()) {
+            (Step::Key(key), DeValue::Table(table)) => table.get_key_value(key.as_str()).map(|(key, value)| (key.span(), value)),
+            (Step::Index(index), DeValue::Array(array)) => array.get(*index).map(|value| (value.span(), value)),
+            _ => None,
+        };
+        let Some((place, value)) = next else { return span };
+        (span, at) = (place, value);
+    }
+    span
+}
+
+/// The place of a key, given as text (`properties.acks`), or of the nearest table above it that is there.
+fn find(node: &Node<'_>, key: &str) -> Option<Range<usize>> {
+    let first = key.split(['.', '[']).next()?;
+    match node.get_ref() {
+        DeValue::Table(table) => {
+            let (name, value) = table.get_key_value(first)?;
+            let rest = key[first.len()..].trim_start_matches('.');
+            Some(if rest.is_empty() { None } else { find(value, rest) }.unwrap_or_else(|| name.span()))
+        }
+        _ => None,
+    }
+}
+
+fn at<'n, 't>(node: &'n mut Node<'t>, path: &[Step]) -> Option<&'n mut Node<'t>> {
+    path.iter().try_fold(node, |node, step| match (step, node.get_mut()) {
+        (Step::Key(key), DeValue::Table(table)) => table.get_mut(key.as_str()),
+        (Step::Index(index), DeValue::Array(array)) => array.get_mut(*index),
+        _ => None,
+    })
+}
+
+/// Cuts the value at `path` out; false if that is the whole node.
+fn cut(node: &mut Node<'_>, path: &[Step]) -> bool {
+    let Some((last, above)) = path.split_last() else { return false };
+    match (last, at(node, above).map(Spanned::get_mut)) {
+        (Step::Key(key), Some(DeValue::Table(table))) => table.remove(key.as_str()).is_some(),
+        (Step::Index(index), Some(DeValue::Array(array))) if *index < array.len() => {
+            *array = array.clone().into_iter().enumerate().filter(|(other, _)| other != index).map(|(_, value)| value).collect();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Turns a number or a boolean at `path` into its text; false if it is none.
+fn retry_as_text(node: &mut Node<'_>, path: &[Step]) -> bool {
+    let Some(node) = at(node, path) else { return false };
+    let text = match node.get_ref() {
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => return false,
+    };
+    *node.get_mut() = DeValue::String(Cow::Owned(text));
+    true
+}
+
+/// The value of an environment variable: as in TOML where it looks like it (lists, tables, quoted text, numbers), and plain text otherwise.
+fn environment_value(text: &str) -> Result<Node<'_>, String> {
+    let trimmed = text.trim();
+    match DeValue::parse(trimmed) {
+        Ok(value) => Ok(value),
+        Err(error) if trimmed.starts_with(['[', '{', '"', '\'']) => Err(format!(
+            "the value is no TOML: {}; write a list as '[\"a\", \"b\"]' and a table as '{{ key = \"value\" }}'",
+            error.message()
+        )),
+        Err(_) => Ok(Spanned::new(0..0, DeValue::String(Cow::Borrowed(text)))),
+    }
+}
+
+/// The same value with every span at `place`.
+fn moved<'t>(node: Node<'t>, place: &Range<usize>) -> Node<'t> {
+    let value = match node.into_inner() {
+        DeValue::Table(table) => DeValue::Table(
+            table.into_iter().map(|(key, value)| (Spanned::new(place.clone(), key.into_inner()), moved(value, place))).collect(),
+        ),
+        DeValue::Array(array) => DeValue::Array(array.into_iter().map(|value| moved(value, place)).collect()),
+        scalar => scalar,
+    };
+    Spanned::new(place.clone(), value)
+}
+
+fn merge<'t>(table: &mut DeTable<'t>, key: Spanned<Cow<'t, str>>, value: Node<'t>) {
+    let span = value.span();
+    match (table.get_mut(key.get_ref().as_ref()).map(Spanned::get_mut), value.into_inner()) {
+        (Some(DeValue::Table(below)), DeValue::Table(above)) => {
+            for (key, value) in above {
+                merge(below, key, value);
+            }
+        }
+        (_, value) => {
+            table.remove(key.get_ref().as_ref());
+            table.insert(key, Spanned::new(span, value));
+        }
+    }
+}
+
+/// What serde says, in our words: with the nearest known word for an unknown one, and an example of what the type wants.
+fn explain(message: &str) -> String {
+    let message = message.trim_end();
+    for (begin, noun) in [("unknown field `", "key"), ("unknown variant `", "value")] {
+        if let Some((word, expected)) = message.strip_prefix(begin).and_then(|rest| rest.split_once('`')) {
+            let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+            return unknown(noun, word, &known);
+        }
+    }
+    if let Some(field) = message.strip_prefix("missing field ") {
+        return format!("{field} is missing");
+    }
+    let example = match message {
+        wrong if wrong.contains("expected a duration") => "; write a number and a unit as text, such as \"5s\", \"250ms\" or \"1h 30m\"",
+        wrong if wrong.contains("invalid type: integer") && wrong.contains("expected a string") => "; write it in quotes",
+        wrong if wrong.contains("expected a sequence") => "; write a list, such as [\"a\", \"b\"]",
+        wrong if wrong.contains("expected a boolean") => "; write true or false",
+        wrong if wrong.contains("invalid value: integer") => " (out of range)",
+        _ => "",
+    };
+    format!("{message}{example}")
+}
+
+fn unknown(noun: &str, word: &str, known: &[&str]) -> String {
+    match nearest(word, known.iter().copied()) {
+        Some(meant) => format!("unknown {noun} `{word}`; did you mean `{meant}`?"),
+        None => format!("unknown {noun} `{word}`; known here: {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,74 @@
+//! The configuration in force, for people: defaults included, secrets masked.
+
+use toml::{Table, Value};
+use url::Url;
+
+use super::MANUAL;
+
+const MASK: &str = "********";
+
+/// Keys whose value is a secret wherever they are.
+const SECRETS: &[&str] = &["admin_token", "key", "secret", "secrets", "password", "token", "value"];
+
+/// Parts of the names of librdkafka properties that hold secrets.
+const SECRET_PROPERTIES: &[&str] = &["password", "secret", "key.pem", "jaas", "token"];
+
+pub fn print(values: &Table) -> String {
+    let mut all: Table = toml::from_str(MANUAL).expect("the manual is TOML: a test reads it");
+    overlay(&mut all, values);
+    for (name, value) in &mut all {
+        mask(name, value);
+    }
+    toml::to_string_pretty(&all).expect("a table of plain values can be written")
+}
+
+fn overlay(below: &mut Table, above: &Table) {
+    for (key, value) in above {
+        match (below.get_mut(key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above),
+            _ => {
+                below.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn mask(key: &str, value: &mut Value) {
+    match value {
+        Value::Table(table) => {
+            for (name, value) in table {
+                match key {
+                    // Headers carry credentials under any name.
+                    "headers" => hide(value),
+                    "properties" if SECRET_PROPERTIES.iter().any(|part| name.contains(part)) => hide(value),
+                    _ if SECRETS.contains(&name.as_str()) => hide(value),
+                    _ => mask(name, value),
+                }
+            }
+        }
+        Value::Array(array) => array.iter_mut().for_each(|value| mask(key, value)),
+        Value::String(text) => {
+            if let Some(url) = without_password(text) {
+                *text = url;
+            }
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+}
+
+/// Hides a value, but not that there is one.
+fn hide(value: &mut Value) {
+    match value {
+        Value::String(text) if text.is_empty() => {}
+        Value::Array(array) => array.iter_mut().for_each(hide),
+        other => *other = Value::String(MASK.to_owned()),
+    }
+}
+
+/// The URL with its password masked, if it has one.
+fn without_password(text: &str) -> Option<String> {
+    let mut url = Url::parse(text).ok()?;
+    url.password()?;
+    url.set_password(Some(MASK)).ok()?;
+    Some(url.into())
+}

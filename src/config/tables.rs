@@ -1,0 +1,77 @@
+//! The arrays of tables: `[[endpoint]]` and `[[tenant]]`.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use super::document::Document;
+use crate::{
+    model::{Endpoint, Rate, Timestamp},
+    registry::{Tenant, spec::EndpointSpec},
+};
+
+pub const ENDPOINT: &str = "endpoint";
+pub const TENANT: &str = "tenant";
+
+/// Reads and checks all declared endpoints; those with a problem are left out, and the problem is reported.
+pub fn endpoints(document: &mut Document) -> Vec<Endpoint> {
+    let now = Timestamp::now();
+    let mut ids = HashSet::new();
+    let mut endpoints = Vec::new();
+    for element in document.elements::<EndpointSpec>(ENDPOINT) {
+        match element.value.clone().check(now) {
+            Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
+                document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
+            }
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(errors) => {
+                for error in errors {
+                    document.report_element(&element, &error.path, error.message);
+                }
+            }
+        }
+    }
+    endpoints
+}
+
+/// `[[tenant]]` as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TenantTable {
+    id: String,
+    #[serde(default)]
+    account_roles: Vec<String>,
+    #[serde(default = "one")]
+    weight: u32,
+    rate: Option<Rate>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+pub fn tenants(document: &mut Document) -> Vec<Tenant> {
+    const HEAVIEST: u32 = 1_000;
+    let mut ids = HashSet::new();
+    let mut tenants = Vec::new();
+    for element in document.elements::<TenantTable>(TENANT) {
+        let table = &element.value;
+        if table.id.is_empty() {
+            document.report_element(&element, "id", "is empty: it is the tenant that events and endpoints name".to_owned());
+        }
+        if !ids.insert(table.id.clone()) {
+            document.report_element(&element, "id", "this tenant is there twice".to_owned());
+        }
+        if !(1..=HEAVIEST).contains(&table.weight) {
+            document.report_element(&element, "weight", format!("is {}: it must be 1 to {HEAVIEST}", table.weight));
+        }
+        tenants.push(Tenant {
+            id: table.id.as_str().into(),
+            account_roles: table.account_roles.clone(),
+            weight: table.weight,
+            rate: table.rate,
+            declared: true,
+        });
+    }
+    tenants
+}

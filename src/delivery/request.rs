@@ -1,0 +1,156 @@
+//! Requests: what one version of an endpoint needs for every request, made once, and the request of one attempt.
+//!
+//! format → headers → auth → sign (with the time of the attempt) → compress, where the scheme says so.
+
+use std::{io::Write as _, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http_body_util::Full;
+
+use super::{
+    auth,
+    client::Origin,
+    payload,
+    signature::{self, Signer},
+};
+use crate::model::{Delivery, Endpoint, Format, Signing};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// Bodies of the hub scheme are compressed from this size on (WIRE.md 4.5).
+const COMPRESS_FROM: usize = 1024;
+
+/// Headers that an attempt adds to those of its endpoint, at most: a clone then has an index that is large enough.
+const ADDED: usize = 6;
+
+/// One version of an endpoint, ready to be sent to.
+pub struct Prepared {
+    /// The version itself: while it is held here, its address names it.
+    pub endpoint: Arc<Endpoint>,
+    pub origin: Rc<Origin>,
+    /// For HTTP/1: path and query.
+    path: Uri,
+    /// For HTTP/2: the whole URL.
+    whole: Uri,
+    headers: HeaderMap,
+    signer: Signer,
+    hub: bool,
+}
+
+/// What is sent in one attempt.
+pub struct Message {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Prepared {
+    /// Errors name what is wrong with the endpoint; sending again does not help.
+    pub fn new(endpoint: &Arc<Endpoint>, origin: Rc<Origin>, user_agent: &HeaderValue) -> Result<Prepared, String> {
+        let url = endpoint.url.url();
+        let whole: Uri = url.as_str().parse().map_err(|wrong| format!("the URL cannot be sent: {wrong}"))?;
+        let path = whole.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
+        let host = HeaderValue::from_str(origin.authority()).map_err(|_| "the URL's host is no header text")?;
+
+        let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + ADDED + 4);
+        headers.insert(header::HOST, host);
+        headers.insert(header::CONTENT_TYPE, payload::content_type(endpoint.format));
+        headers.insert(header::USER_AGENT, user_agent.clone());
+        // The first header of a name replaces ours, further ones are added: an endpoint may want another user agent, or a list.
+        let mut replaced = Vec::new();
+        for (name, value) in endpoint.headers.iter().filter(|(name, _)| !auth::is_reserved(name)) {
+            if replaced.contains(&name) {
+                headers.append(name, value.clone());
+            } else {
+                replaced.push(name);
+                headers.insert(name, value.clone());
+            }
+        }
+        if let Some((name, value)) = auth::header(&endpoint.auth)? {
+            headers.insert(name, value);
+        }
+        Ok(Prepared {
+            endpoint: Arc::clone(endpoint),
+            origin,
+            path,
+            whole,
+            headers,
+            signer: Signer::new(&endpoint.signing)?,
+            hub: endpoint.format == Format::Hub || matches!(endpoint.signing, Signing::Hub { .. }),
+        })
+    }
+
+    /// The message of an attempt at `time` (seconds since the epoch), or what it cannot be built for.
+    pub fn message(&self, delivery: &Delivery, time: i64) -> Result<Message, String> {
+        let event = &*delivery.event;
+        let mut body = payload::body(self.endpoint.format, event);
+        let mut headers = self.headers.clone();
+
+        let time = HeaderValue::from(time);
+        let seconds = time.to_str().expect("a number is text");
+        if self.hub {
+            // The key is always sent, signed or not (WIRE.md section 0, row 11).
+            if let Some(key) = signature::hub_key(&delivery.origin) {
+                headers.insert(signature::HUB_KEY, key);
+            }
+        }
+        match &self.signer {
+            Signer::Hub(keyed) => {
+                headers.insert(signature::HUB_SIGNATURE, signature::hub(keyed, &delivery.origin, seconds, &body));
+            }
+            Signer::None if self.hub => {}
+            Signer::None => {
+                headers.insert(signature::WEBHOOK_ID, id_value(event.id.as_bytes(), &signature::webhook_id(&event.id))?);
+                headers.insert(signature::WEBHOOK_TIMESTAMP, time);
+            }
+            Signer::Standard(keys) => {
+                let id = signature::webhook_id(&event.id);
+                headers.insert(signature::WEBHOOK_SIGNATURE, signature::standard(keys, &id, seconds, &body));
+                headers.insert(signature::WEBHOOK_ID, id_value(event.id.as_bytes(), &id)?);
+                headers.insert(signature::WEBHOOK_TIMESTAMP, time);
+            }
+        }
+        if let Some(context) = &event.traceparent
+            && let Ok(context) = HeaderValue::from_maybe_shared(context.as_bytes().clone())
+        {
+            headers.insert(TRACEPARENT, context);
+        }
+        if self.hub && body.len() >= COMPRESS_FROM {
+            body = gzip(&body);
+            headers.insert(header::CONTENT_ENCODING, GZIP);
+        }
+        Ok(Message { headers, body })
+    }
+
+    pub fn http1(&self, message: Message) -> Request<Full<Bytes>> {
+        request(self.path.clone(), message)
+    }
+
+    /// HTTP/2 names the host in the URL.
+    pub fn http2(&self, mut message: Message) -> Request<Full<Bytes>> {
+        message.headers.remove(header::HOST);
+        request(self.whole.clone(), message)
+    }
+}
+
+fn request(uri: Uri, message: Message) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(message.body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = message.headers;
+    request
+}
+
+/// The value of `webhook-id`: the buffer of the event's id is shared when nothing in it had to be rewritten.
+fn id_value(shared: &Bytes, id: &str) -> Result<HeaderValue, String> {
+    let bytes = if shared.len() == id.len() { shared.clone() } else { Bytes::copy_from_slice(id.as_bytes()) };
+    HeaderValue::from_maybe_shared(bytes).map_err(|_| "the event's id cannot be a header".to_owned())
+}
+
+fn gzip(body: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 2), Compression::fast());
+    encoder.write_all(body).expect("a Vec takes all bytes");
+    encoder.finish().expect("a Vec takes all bytes").into()
+}

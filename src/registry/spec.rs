@@ -1,0 +1,227 @@
+//! The document that describes an endpoint: one shape for `[[endpoint]]` in the configuration, the native API, and the registry's records.
+//!
+//! It is lenient to read and strict to check: closed sets and numbers come in as text, so that [`EndpointSpec::check`] can tell all
+//! that is wrong at once, each with its path, instead of the first thing that a parser trips over. What comes out is an
+//! [`Endpoint`], on which everybody may rely.
+
+mod build;
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::seal::{fill_random, hex};
+use crate::model::{Auth, Endpoint, RetrySchedule, Secret, Signing, Timestamp};
+
+/// What is wrong with one field. `path` as it is written: `url`, `channels[3]`, `auth.token`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    pub path: String,
+    pub message: String,
+}
+
+impl FieldError {
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> FieldError {
+        FieldError { path: path.into(), message: message.into() }
+    }
+}
+
+/// Text that must not be printed: a secret on its way in or out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("SecretText(…)")
+    }
+}
+
+/// An endpoint as it is written down. Absent fields have the defaults that their descriptions name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EndpointSpec {
+    /// Letters, digits, `-` and `_`, at most 64; made up by the API when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// http or https, without credentials and fragment, at most 2,048 bytes.
+    #[schema(example = "https://hooks.example.com/orders")]
+    pub url: String,
+    /// `default` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// At most 1,000 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Channels to listen to; empty: all of the tenant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<String>,
+    /// Event types to listen to, exact (`lead.created`), by prefix (`lead.*`) or `*`; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    /// `IN`, `OUT` or `INTERNAL`; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    /// `standard` (the default), `cloudevents` or `hub`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// `standard` (the default), `hub` or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing: Option<String>,
+    /// What requests are signed with: `whsec_…` or `whsk_…` for `standard`, 64 hexadecimal characters for `hub`. The API makes one when it is absent.
+    /// Several are live at once, the newest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secrets>,
+    /// Requests of the whole fleet, such as `50/s`, `600/m` or `1000/h`; absent: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// Requests in flight at once per instance, 1 to 1,024; absent: the default of `[scheduler]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Headers to send along; what is secret belongs into `auth`, where it is sealed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// `standard`, `zenvia`, `none`, or the delays between attempts, such as `["30s", "5m", "1h"]`; absent: the schedule of `[retry]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetrySpec>,
+    /// `enabled` (the default) or `disabled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a secret, or a list of secrets, as text")]
+pub enum Secrets {
+    One(SecretText),
+    Several(Vec<SecretText>),
+}
+
+impl Secrets {
+    fn as_slice(&self) -> &[SecretText] {
+        match self {
+            Secrets::One(one) => std::slice::from_ref(one),
+            Secrets::Several(several) => several,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "`standard`, `zenvia`, `none`, or a list of delays such as [\"30s\", \"5m\"]")]
+pub enum RetrySpec {
+    Preset(String),
+    Delays(Vec<String>),
+}
+
+/// How the endpoint is shown who we are. Which of the other fields belong to it depends on `type`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AuthSpec {
+    /// `none`, `bearer` (`token`), `api_key` (`key`, `header`: `X-API-Key` when absent), `basic` (`username`, `password`) or `custom_header` (`name`, `value`).
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<SecretText>,
+}
+
+impl EndpointSpec {
+    /// Checks all of it, limits included: for what a person hands in. `now` becomes the time of creation.
+    pub fn check(self, now: Timestamp) -> Result<Endpoint, Vec<FieldError>> {
+        build::checked(self, now, now, build::Limits::Enforced)
+    }
+
+    /// Builds the endpoint of a stored record: limits that were tightened since do not take away what is registered.
+    pub(super) fn restore(self, created_at: Timestamp, updated_at: Timestamp) -> Result<Endpoint, Vec<FieldError>> {
+        build::checked(self, created_at, updated_at, build::Limits::Passed)
+    }
+
+    /// Makes up what the API makes up when it is absent: an id, and a secret where requests are to be signed.
+    pub fn fill(&mut self) {
+        if self.id.is_none() {
+            self.id = Some(format!("ep_{}", uuid::Uuid::now_v7().simple()));
+        }
+        if self.secret.is_none() {
+            self.secret = new_secret(self.signing.as_deref().unwrap_or(build::DEFAULT_SIGNING)).map(Secrets::One);
+        }
+    }
+
+    /// The document of an endpoint, its secrets in clear: for records (which seal them) and for merging a change into it.
+    pub fn of(endpoint: &Endpoint) -> EndpointSpec {
+        let secret = match &endpoint.signing {
+            Signing::None => None,
+            Signing::Standard { secrets } => Some(Secrets::Several(secrets.iter().map(text_of).collect())),
+            Signing::Hub { secret } => Some(Secrets::One(text_of(secret))),
+        };
+        EndpointSpec {
+            id: Some(endpoint.id.to_string()),
+            url: endpoint.url.as_str().to_owned(),
+            tenant: Some(endpoint.tenant.to_string()),
+            description: endpoint.description.clone(),
+            channels: endpoint.channels.iter().map(ToString::to_string).collect(),
+            types: endpoint.types.iter().map(ToString::to_string).collect(),
+            direction: endpoint.direction.map(|direction| build::DIRECTIONS.name_of(direction).to_owned()),
+            format: Some(endpoint.format.as_str().to_owned()),
+            signing: Some(endpoint.signing.as_str().to_owned()),
+            secret,
+            rate: endpoint.rate.map(|rate| rate.to_string()),
+            concurrency: endpoint.concurrency.map(|concurrency| concurrency.get().into()),
+            headers: endpoint
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .collect(),
+            retry: endpoint.retry.as_ref().map(retry_of),
+            status: Some(build::STATUSES.name_of(endpoint.status).to_owned()),
+            auth: auth_of(&endpoint.auth),
+        }
+    }
+}
+
+/// A new secret for a way of signing; none for one that needs none (or is unknown, which `check` tells).
+pub fn new_secret(signing: &str) -> Option<SecretText> {
+    let mut bytes = zeroize::Zeroizing::new([0; 32]);
+    fill_random(bytes.as_mut_slice());
+    match signing {
+        "standard" => Some(SecretText(format!("whsec_{}", STANDARD.encode(bytes.as_slice())))),
+        "hub" => Some(SecretText(hex(bytes.as_slice()))),
+        _ => None,
+    }
+}
+
+fn text_of(secret: &Secret) -> SecretText {
+    SecretText(String::from_utf8_lossy(secret.expose()).into_owned())
+}
+
+fn retry_of(schedule: &RetrySchedule) -> RetrySpec {
+    RetrySpec::Delays(schedule.0.iter().map(|delay| humantime::format_duration(*delay).to_string()).collect())
+}
+
+fn auth_of(auth: &Auth) -> Option<AuthSpec> {
+    let mut spec = AuthSpec { kind: auth.as_str().to_owned(), ..AuthSpec::default() };
+    match auth {
+        Auth::None => return None,
+        Auth::Bearer { token } => spec.token = Some(text_of(token)),
+        Auth::ApiKey { header, key } => (spec.header, spec.key) = (Some(header.to_string()), Some(text_of(key))),
+        Auth::Basic { username, password } => (spec.username, spec.password) = (Some(username.clone()), Some(text_of(password))),
+        Auth::CustomHeader { name, value } => (spec.name, spec.value) = (Some(name.to_string()), Some(text_of(value))),
+    }
+    Some(spec)
+}
+
+#[cfg(test)]
+mod tests;

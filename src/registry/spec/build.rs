@@ -1,0 +1,383 @@
+//! From the document to the checked [`Endpoint`], telling all that is wrong at once.
+
+use std::{collections::BTreeMap, fmt, num::NonZeroU16, time::Duration};
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use http::{HeaderName, HeaderValue};
+
+use super::{AuthSpec, EndpointSpec, FieldError, RetrySpec, SecretText, Secrets};
+use crate::model::{
+    Auth, Direction, Endpoint, EndpointUrl, Event, Format, Rate, RetrySchedule, Secret, Signing, Status, Text, Timestamp, TypePattern,
+};
+
+/// Signed unless somebody says otherwise: a receiver can tell our requests from a stranger's from the first one on.
+pub const DEFAULT_SIGNING: &str = "standard";
+
+const MAX_ID: usize = 64;
+const MAX_NAME: usize = 256;
+const MAX_DESCRIPTION: usize = 1_000;
+/// Enough for the largest customers known, and few enough that one endpoint's record stays far below what a log takes.
+const MAX_CHANNELS: usize = 1_000;
+const MAX_TYPES: usize = 100;
+const MAX_HEADERS: usize = 32;
+const MAX_HEADER_VALUE: usize = 4_096;
+const MAX_SECRETS: usize = 4;
+const MAX_CREDENTIAL: usize = 4_096;
+const MAX_CONCURRENCY: u32 = 1_024;
+const MAX_RETRIES: usize = 50;
+const MIN_DELAY: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Headers that the request itself, or its signature, is made of; and `authorization`, which belongs into `auth`.
+const RESERVED_HEADERS: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-idempotency-key",
+    "x-webhook-signature",
+];
+
+/// Whether limits on numbers and lengths hold, or were checked when it was registered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Limits {
+    Enforced,
+    Passed,
+}
+
+/// A closed set of words.
+pub struct Words<T: 'static>(&'static [(&'static str, T)]);
+
+pub const DIRECTIONS: Words<Direction> = Words(&[("IN", Direction::In), ("OUT", Direction::Out), ("INTERNAL", Direction::Internal)]);
+pub const STATUSES: Words<Status> = Words(&[("enabled", Status::Enabled), ("disabled", Status::Disabled)]);
+const FORMATS: Words<Format> = Words(&Format::ALL);
+
+impl<T: Copy + PartialEq> Words<T> {
+    fn parse(&self, text: &str) -> Result<T, String> {
+        let found = self.0.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| {
+            let words: Vec<String> = self.0.iter().map(|(word, _)| format!("`{word}`")).collect();
+            format!("`{text}` is none of {}", words.join(", "))
+        })
+    }
+
+    pub fn name_of(&self, value: T) -> &'static str {
+        self.0.iter().find(|(_, of)| *of == value).expect("every value has its word").0
+    }
+}
+
+/// Collects what is wrong.
+struct Check {
+    errors: Vec<FieldError>,
+    limits: Limits,
+}
+
+impl Check {
+    fn wrong(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.errors.push(FieldError::new(path, message));
+    }
+
+    /// The value, or a note of why there is none.
+    fn take<T, E: fmt::Display>(&mut self, path: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.wrong(path, error.to_string())).ok()
+    }
+
+    fn limit(&mut self, path: &str, kept: bool, message: impl FnOnce() -> String) {
+        if self.limits == Limits::Enforced && !kept {
+            self.wrong(path, message());
+        }
+    }
+
+    /// Names of channels and tenants: any text without control characters, so that they can stand in logs and URLs.
+    fn name(&mut self, path: &str, text: &str) -> Text {
+        self.limit(path, !text.is_empty(), || "is empty".into());
+        self.limit(path, text.len() <= MAX_NAME, || format!("is longer than {MAX_NAME} bytes"));
+        self.limit(path, !text.chars().any(char::is_control), || "has control characters in it".into());
+        text.into()
+    }
+}
+
+pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp, limits: Limits) -> Result<Endpoint, Vec<FieldError>> {
+    let mut check = Check { errors: Vec::new(), limits };
+    let id = id(&mut check, spec.id.as_deref());
+    let url = if spec.url.is_empty() {
+        check.wrong("url", "is required");
+        None
+    } else {
+        check.take("url", EndpointUrl::parse(&spec.url))
+    };
+    let tenant = check.name("tenant", spec.tenant.as_deref().unwrap_or(Event::DEFAULT_TENANT));
+    if let Some(description) = &spec.description {
+        check.limit("description", description.len() <= MAX_DESCRIPTION, || format!("is longer than {MAX_DESCRIPTION} bytes"));
+    }
+    let channels = channels(&mut check, &spec.channels);
+    let types = types(&mut check, &spec.types);
+    let direction = spec.direction.as_deref().and_then(|text| check.take("direction", DIRECTIONS.parse(text)));
+    let format = check.take("format", spec.format.as_deref().map_or(Ok(Format::default()), |text| FORMATS.parse(text)));
+    let signing = signing(&mut check, spec.signing.as_deref(), spec.secret.as_ref());
+    let rate = spec.rate.as_deref().and_then(|text| check.take("rate", text.parse::<Rate>()));
+    let concurrency = spec.concurrency.and_then(|number| concurrency(&mut check, number));
+    let headers = headers(&mut check, &spec.headers);
+    let retry = spec.retry.as_ref().and_then(|retry| schedule(&mut check, retry));
+    let status = check.take("status", spec.status.as_deref().map_or(Ok(Status::default()), |text| STATUSES.parse(text)));
+    let auth = spec.auth.as_ref().map_or(Some(Auth::None), |spec| auth(&mut check, spec));
+    match (url, format, signing, status, auth) {
+        (Some(url), Some(format), Some(signing), Some(status), Some(auth)) if check.errors.is_empty() => Ok(Endpoint {
+            id,
+            tenant,
+            url,
+            description: spec.description,
+            channels,
+            types,
+            direction,
+            format,
+            signing,
+            auth,
+            headers,
+            rate,
+            concurrency,
+            retry,
+            status,
+            created_at,
+            updated_at,
+            registry_offset: Endpoint::DECLARED,
+        }),
+        _ => Err(check.errors),
+    }
+}
+
+fn id(check: &mut Check, id: Option<&str>) -> Text {
+    let Some(id) = id else {
+        check.wrong("id", "is required");
+        return Text::new();
+    };
+    let plain = !id.is_empty() && id.len() <= MAX_ID && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    check.limit("id", plain, || format!("`{id}` is no id: letters, digits, `-` and `_`, at most {MAX_ID}"));
+    id.into()
+}
+
+fn channels(check: &mut Check, channels: &[String]) -> Vec<Text> {
+    check.limit("channels", channels.len() <= MAX_CHANNELS, || {
+        format!("are more than {MAX_CHANNELS}: leave the list empty to listen to all channels of the tenant")
+    });
+    channels.iter().enumerate().map(|(index, channel)| check.name(&format!("channels[{index}]"), channel)).collect()
+}
+
+fn types(check: &mut Check, types: &[String]) -> Vec<TypePattern> {
+    check.limit("types", types.len() <= MAX_TYPES, || format!("are more than {MAX_TYPES}: a prefix such as `lead.*` stands for many"));
+    let mut patterns = Vec::with_capacity(types.len());
+    for (index, text) in types.iter().enumerate() {
+        let path = format!("types[{index}]");
+        check.limit(&path, text.len() <= MAX_NAME, || format!("is longer than {MAX_NAME} bytes"));
+        patterns.extend(check.take(&path, TypePattern::parse(text)));
+    }
+    patterns
+}
+
+fn concurrency(check: &mut Check, number: u32) -> Option<NonZeroU16> {
+    let fits = u16::try_from(number).ok().and_then(NonZeroU16::new);
+    if fits.is_none() {
+        check.wrong("concurrency", format!("is {number}: write 1 to {MAX_CONCURRENCY}"));
+    } else {
+        check.limit("concurrency", number <= MAX_CONCURRENCY, || format!("is {number}: write 1 to {MAX_CONCURRENCY}"));
+    }
+    fits
+}
+
+fn headers(check: &mut Check, headers: &BTreeMap<String, String>) -> Vec<(HeaderName, HeaderValue)> {
+    check.limit("headers", headers.len() <= MAX_HEADERS, || format!("are more than {MAX_HEADERS}"));
+    let mut checked = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let path = format!("headers.{name}");
+        check.limit(&path, value.len() <= MAX_HEADER_VALUE, || format!("is longer than {MAX_HEADER_VALUE} bytes"));
+        let pair = (header_name(check, &path, name), check.take(&path, HeaderValue::from_str(value).map_err(|_| NO_HEADER_VALUE)));
+        if let (Some(name), Some(value)) = pair {
+            checked.push((name, value));
+        }
+    }
+    checked
+}
+
+const NO_HEADER_VALUE: &str = "is no header value: line breaks and control characters cannot be sent";
+
+fn header_name(check: &mut Check, path: &str, name: &str) -> Option<HeaderName> {
+    let name = check.take(path, name.parse::<HeaderName>().map_err(|_| format!("`{name}` is no name of a header")))?;
+    check.limit(path, name != http::header::AUTHORIZATION, || "belongs into `auth`, where it is sealed".into());
+    let reserved = name != http::header::AUTHORIZATION && RESERVED_HEADERS.contains(&name.as_str());
+    check.limit(path, !reserved, || format!("`{name}` is set by posthaste itself"));
+    Some(name)
+}
+
+fn schedule(check: &mut Check, spec: &RetrySpec) -> Option<RetrySchedule> {
+    let delays = match spec {
+        RetrySpec::Preset(name) => {
+            return match name.as_str() {
+                "standard" => Some(RetrySchedule::standard()),
+                "zenvia" => Some(RetrySchedule::zenvia()),
+                "none" => Some(RetrySchedule(Vec::new())),
+                _ => {
+                    check.wrong("retry", format!("`{name}` is none of `standard`, `zenvia`, `none`, and no list of delays"));
+                    None
+                }
+            };
+        }
+        RetrySpec::Delays(delays) => delays,
+    };
+    check.limit("retry", delays.len() <= MAX_RETRIES, || format!("has more than {MAX_RETRIES} delays"));
+    let mut schedule = Vec::with_capacity(delays.len());
+    for (index, text) in delays.iter().enumerate() {
+        let path = format!("retry[{index}]");
+        let parsed = humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration: write one such as \"30s\" or \"5m\""));
+        let Some(delay) = check.take(&path, parsed) else { continue };
+        check.limit(&path, (MIN_DELAY..=MAX_DELAY).contains(&delay), || format!("`{text}` is out of range: 1s to 24h"));
+        schedule.push(delay);
+    }
+    Some(RetrySchedule(schedule))
+}
+
+fn signing(check: &mut Check, kind: Option<&str>, secrets: Option<&Secrets>) -> Option<Signing> {
+    let kind = kind.unwrap_or(DEFAULT_SIGNING);
+    let secrets = secrets.map(Secrets::as_slice).unwrap_or_default();
+    check.limit("secret", secrets.len() <= MAX_SECRETS, || {
+        format!("are more than {MAX_SECRETS}: drop those that no receiver uses any more")
+    });
+    match kind {
+        "none" => {
+            check.limit("secret", secrets.is_empty(), || "is given, but `signing` is `none`: leave one of them out".into());
+            Some(Signing::None)
+        }
+        "standard" => {
+            for secret in secrets {
+                check.limit("secret", is_standard_secret(&secret.0), || {
+                    "is no secret of Standard Webhooks: `whsec_` and base64 of 24 to 64 bytes, or `whsk_` and base64 of an ed25519 key (32 or 64 bytes)"
+                        .into()
+                });
+            }
+            required_secret(check, secrets)?;
+            Some(Signing::Standard { secrets: secrets.iter().map(secret_of).collect() })
+        }
+        "hub" => {
+            required_secret(check, secrets)?;
+            check.limit("secret", secrets.len() == 1, || "are several, but the hub scheme has one".into());
+            let text = &secrets[0].0;
+            let good = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            check.limit("secret", good, || "is no secret of the hub scheme: 64 hexadecimal characters".into());
+            Some(Signing::Hub { secret: secret_of(&secrets[0]) })
+        }
+        _ => {
+            check.wrong("signing", format!("`{kind}` is none of `none`, `standard`, `hub`"));
+            None
+        }
+    }
+}
+
+fn required_secret(check: &mut Check, secrets: &[SecretText]) -> Option<()> {
+    if secrets.is_empty() {
+        check.wrong("secret", "is required to sign requests; `signing = \"none\"` does without");
+        return None;
+    }
+    Some(())
+}
+
+/// Some tools leave the padding out, and the receiving libraries take both.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// The sizes are those of the Standard Webhooks specification.
+fn is_standard_secret(text: &str) -> bool {
+    let size = |text: &str| LENIENT.decode(text).ok().map(|bytes| bytes.len());
+    if let Some(text) = text.strip_prefix("whsec_") {
+        size(text).is_some_and(|size| (24..=64).contains(&size))
+    } else if let Some(text) = text.strip_prefix("whsk_") {
+        matches!(size(text), Some(32 | 64))
+    } else {
+        false
+    }
+}
+
+fn secret_of(text: &SecretText) -> Secret {
+    Secret::new(text.0.as_bytes())
+}
+
+fn auth(check: &mut Check, spec: &AuthSpec) -> Option<Auth> {
+    let fields = [
+        ("token", spec.token.is_some()),
+        ("header", spec.header.is_some()),
+        ("key", spec.key.is_some()),
+        ("username", spec.username.is_some()),
+        ("password", spec.password.is_some()),
+        ("name", spec.name.is_some()),
+        ("value", spec.value.is_some()),
+    ];
+    let belong: &[&str] = match spec.kind.as_str() {
+        "none" => &[],
+        "bearer" => &["token"],
+        "api_key" => &["header", "key"],
+        "basic" => &["username", "password"],
+        "custom_header" => &["name", "value"],
+        "" => {
+            check.wrong("auth.type", "is required: `none`, `bearer`, `api_key`, `basic` or `custom_header`");
+            return None;
+        }
+        kind => {
+            check.wrong("auth.type", format!("`{kind}` is none of `none`, `bearer`, `api_key`, `basic`, `custom_header`"));
+            return None;
+        }
+    };
+    for (field, _) in fields.iter().filter(|(field, given)| *given && !belong.contains(field)) {
+        check.wrong(format!("auth.{field}"), format!("does not belong to `{}`", spec.kind));
+    }
+    match spec.kind.as_str() {
+        "bearer" => Some(Auth::Bearer { token: credential(check, "auth.token", spec.token.as_ref())? }),
+        "api_key" => {
+            let header = header_name(check, "auth.header", spec.header.as_deref().unwrap_or("x-api-key"));
+            let key = credential(check, "auth.key", spec.key.as_ref());
+            Some(Auth::ApiKey { header: header?, key: key? })
+        }
+        "basic" => {
+            let username = spec.username.clone().unwrap_or_default();
+            check.limit("auth.username", !username.is_empty(), || "is required".into());
+            check.limit("auth.username", !username.contains(':'), || "has a `:` in it, which ends a user name (RFC 7617)".into());
+            Some(Auth::Basic { username, password: credential(check, "auth.password", spec.password.as_ref())? })
+        }
+        "custom_header" => {
+            let name = match spec.name.as_deref() {
+                Some(name) => header_name(check, "auth.name", name),
+                None => {
+                    check.wrong("auth.name", "is required");
+                    None
+                }
+            };
+            let value = credential(check, "auth.value", spec.value.as_ref());
+            Some(Auth::CustomHeader { name: name?, value: value? })
+        }
+        _ => Some(Auth::None),
+    }
+}
+
+/// A secret that is sent as (a part of) a header.
+fn credential(check: &mut Check, path: &str, text: Option<&SecretText>) -> Option<Secret> {
+    let Some(text) = text.filter(|text| !text.0.is_empty()) else {
+        check.wrong(path, "is required");
+        return None;
+    };
+    check.limit(path, text.0.len() <= MAX_CREDENTIAL, || format!("is longer than {MAX_CREDENTIAL} bytes"));
+    check.limit(path, HeaderValue::from_str(&text.0).is_ok(), || NO_HEADER_VALUE.into());
+    Some(secret_of(text))
+}

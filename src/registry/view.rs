@@ -1,0 +1,279 @@
+//! The materialised view: what the registry topic says, record by record, as maps in memory.
+//!
+//! A pure structure: bytes in, changes out. Later records win, so every instance that has read the same topic holds the same view,
+//! whatever of it was compacted away before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use super::{
+    Tenant,
+    record::{self, Identity, RecordError, RecordKey, StoredHealth, Suspension},
+    seal::Key,
+};
+use crate::{
+    log::Record,
+    model::{Endpoint, HealthRecord, HealthState, Status, Text, token::Token},
+};
+
+/// An endpoint with what health decided about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub endpoint: Arc<Endpoint>,
+    /// None: Active, and never was anything else.
+    pub health: Option<Arc<StoredHealth>>,
+    /// When and where a person disabled it last.
+    pub disabled: Option<Arc<Suspension>>,
+}
+
+impl Entry {
+    pub fn state(&self) -> HealthState {
+        self.health.as_ref().map_or(HealthState::Active, |health| health.record.state)
+    }
+
+    pub fn health_record(&self) -> Option<&HealthRecord> {
+        self.health.as_ref().map(|health| &health.record)
+    }
+
+    /// Whether events are delivered to it: neither disabled nor suspended.
+    pub fn is_served(&self) -> bool {
+        self.endpoint.status == Status::Enabled && self.state() != HealthState::Inactive
+    }
+
+    /// The suspension to recover from: the one that lasts, or else the last one that ended. If both a person and health suspended it,
+    /// the one that began first.
+    pub fn suspension(&self) -> Option<&Suspension> {
+        let by_health = self.health.as_ref().and_then(|health| health.suspension.as_ref());
+        let by_person = self.disabled.as_deref();
+        match (by_health, by_person) {
+            (Some(a), Some(b)) => Some(match (a.ended, b.ended) {
+                (None, Some(_)) => a,
+                (Some(_), None) => b,
+                (None, None) if a.since <= b.since => a,
+                (None, None) => b,
+                (Some(of_a), Some(of_b)) if of_a >= of_b => a,
+                (Some(_), Some(_)) => b,
+            }),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The label of `posthaste_endpoints`.
+    fn label(&self) -> &'static str {
+        if self.endpoint.status == Status::Disabled { "disabled" } else { self.state().as_str() }
+    }
+}
+
+/// What a record changed about an endpoint: it came (`before` is none), went (`after` is none), or became another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    pub id: Text,
+    pub before: Option<Entry>,
+    pub after: Option<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Configured {
+    endpoint: Arc<Endpoint>,
+    disabled: Option<Arc<Suspension>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct View {
+    pub identity: Option<Identity>,
+    /// In the order of their ids, so that a list can be read page by page.
+    endpoints: BTreeMap<Text, Configured>,
+    /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
+    health: HashMap<Text, Arc<StoredHealth>, foldhash::fast::RandomState>,
+    tokens: BTreeMap<Text, Arc<Token>>,
+    /// By the hash of the key.
+    by_key: HashMap<String, Arc<Token>>,
+    tenants: BTreeMap<Text, Arc<Tenant>>,
+    /// Declared endpoints that are in the topic too.
+    collisions: BTreeSet<Text>,
+}
+
+impl View {
+    /// A view that holds what the configuration declares.
+    pub fn with(declared: Vec<Endpoint>, tenants: Vec<Tenant>) -> View {
+        let mut view = View::default();
+        for mut endpoint in declared {
+            endpoint.registry_offset = Endpoint::DECLARED;
+            view.endpoints.insert(endpoint.id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
+        }
+        for mut tenant in tenants {
+            tenant.declared = true;
+            view.tenants.insert(tenant.id.clone(), Arc::new(tenant));
+        }
+        view
+    }
+
+    /// Takes a record in. A record that cannot be read leaves the view as it was.
+    pub fn apply(&mut self, record: &Record, key: &Key) -> Result<Option<Change>, Unreadable> {
+        let Some(name) = record.key.as_ref().and_then(RecordKey::parse) else {
+            tracing::debug!(position = %record.position, "a registry record of an unknown kind");
+            return Ok(None);
+        };
+        let value = record.value.as_deref();
+        let unreadable = |error: RecordError| Unreadable { record: name.to_string(), error };
+        match &name {
+            RecordKey::Registry => {
+                self.identity = value.map(record::decode).transpose().map_err(unreadable)?;
+                Ok(None)
+            }
+            RecordKey::Endpoint(id) => {
+                if self.endpoints.get(id).is_some_and(|known| known.endpoint.is_declared()) {
+                    match value {
+                        Some(_) => self.collisions.insert(id.clone()),
+                        None => self.collisions.remove(id),
+                    };
+                    return Ok(None);
+                }
+                let offset = record.position.offset;
+                let new = value.map(|value| record::decode_endpoint(id, value, offset, key)).transpose().map_err(unreadable)?;
+                let before = self.entry(id);
+                match new {
+                    Some((endpoint, disabled)) => {
+                        let configured = Configured { endpoint: Arc::new(endpoint), disabled: disabled.map(Arc::new) };
+                        self.endpoints.insert(id.clone(), configured);
+                    }
+                    None => {
+                        self.endpoints.remove(id);
+                    }
+                }
+                Ok(self.changed(id, before))
+            }
+            RecordKey::Health(id) => {
+                let new: Option<StoredHealth> = value.map(record::decode).transpose().map_err(unreadable)?;
+                let before = self.entry(id);
+                match new {
+                    Some(health) => self.health.insert(id.clone(), Arc::new(health)),
+                    None => self.health.remove(id),
+                };
+                Ok(self.changed(id, before))
+            }
+            RecordKey::Token(id) => {
+                let new: Option<Token> = value.map(record::decode).transpose().map_err(unreadable)?;
+                if let Some(old) = self.tokens.remove(id) {
+                    self.by_key.remove(&old.key_sha256);
+                }
+                if let Some(token) = new.map(Arc::new) {
+                    self.by_key.insert(token.key_sha256.clone(), Arc::clone(&token));
+                    self.tokens.insert(id.clone(), token);
+                }
+                Ok(None)
+            }
+            RecordKey::Tenant(id) => {
+                let new: Option<Tenant> = value.map(record::decode).transpose().map_err(unreadable)?;
+                if self.tenants.get(id).is_some_and(|known| known.declared) {
+                    return Ok(None);
+                }
+                match new {
+                    Some(tenant) => self.tenants.insert(id.clone(), Arc::new(tenant)),
+                    None => self.tenants.remove(id),
+                };
+                Ok(None)
+            }
+        }
+    }
+
+    fn changed(&self, id: &Text, before: Option<Entry>) -> Option<Change> {
+        let after = self.entry(id);
+        (before != after).then(|| Change { id: id.clone(), before, after })
+    }
+
+    pub fn entry(&self, id: &str) -> Option<Entry> {
+        self.endpoints.get(id).map(|configured| self.entry_of(configured))
+    }
+
+    fn entry_of(&self, configured: &Configured) -> Entry {
+        Entry {
+            endpoint: Arc::clone(&configured.endpoint),
+            health: self.health.get(&configured.endpoint.id).cloned(),
+            disabled: configured.disabled.clone(),
+        }
+    }
+
+    /// What health decided about an id, also if there is no such endpoint.
+    pub fn health(&self, id: &str) -> Option<&Arc<StoredHealth>> {
+        self.health.get(id)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.endpoints.values().map(|configured| self.entry_of(configured))
+    }
+
+    /// At most `limit` endpoints of a tenant (none: of all) whose ids come after `after`.
+    pub fn page(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Entry> {
+        page(&self.endpoints, after)
+            .filter(|configured| tenant.is_none_or(|tenant| configured.endpoint.tenant == tenant))
+            .take(limit)
+            .map(|configured| self.entry_of(configured))
+            .collect()
+    }
+
+    pub fn token(&self, id: &str) -> Option<Arc<Token>> {
+        self.tokens.get(id).cloned()
+    }
+
+    pub fn tokens(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Token>> {
+        page(&self.tokens, after).filter(|token| tenant.is_none_or(|tenant| token.tenant == tenant)).take(limit).cloned().collect()
+    }
+
+    pub fn token_by_key_hash(&self, hash: &str) -> Option<Arc<Token>> {
+        self.by_key.get(hash).cloned()
+    }
+
+    pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.tenants.get(id).cloned()
+    }
+
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        self.tenants.values().cloned().collect()
+    }
+
+    /// Declared endpoints whose ids are in the topic too; the declared ones are in force.
+    pub fn collisions(&self) -> impl Iterator<Item = &Text> {
+        self.collisions.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+}
+
+fn page<'a, T>(map: &'a BTreeMap<Text, T>, after: Option<&str>) -> impl Iterator<Item = &'a T> {
+    let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(Text::from(after)));
+    map.range((from, Bound::Unbounded)).map(|(_, value)| value)
+}
+
+/// Endpoints by state, kept along with the changes.
+#[derive(Default)]
+pub struct States(HashMap<&'static str, i64>);
+
+impl States {
+    pub fn count(&mut self, change: &Change) {
+        if let Some(before) = &change.before {
+            *self.0.entry(before.label()).or_default() -= 1;
+        }
+        if let Some(after) = &change.after {
+            *self.0.entry(after.label()).or_default() += 1;
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        self.0.iter().map(|(label, count)| (*label, *count))
+    }
+}
+
+/// A record that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the registry record `{record}` {error}")]
+pub struct Unreadable {
+    pub record: String,
+    pub error: RecordError,
+}

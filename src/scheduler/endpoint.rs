@@ -1,0 +1,156 @@
+//! What a shard knows of one endpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Config, Ended, Spill,
+    fair::Standing,
+    limits::{RateLimit, Window},
+    queue::Queue,
+};
+use crate::model::{DeadReason, Endpoint, HealthState, Status};
+
+/// Seconds that a request is taken to need before anything was measured.
+const HELD_UNKNOWN: f32 = 0.1;
+
+#[derive(Debug)]
+pub struct State {
+    pub endpoint: Arc<Endpoint>,
+    pub health: HealthState,
+    pub queue: Queue,
+    pub rate: Option<RateLimit>,
+    /// Until then the rate allows no request.
+    pub resumes_at: Option<Instant>,
+    pub in_flight: u16,
+    /// Of those, how many have waited for longer than `old_after`.
+    pub old: u16,
+    /// The endpoint is gone; this goes when its last request has ended.
+    pub removed: bool,
+    window: Window,
+    answered_at: Option<Instant>,
+    /// Seconds that a request holds its connection, smoothed.
+    held: f32,
+    /// Deliveries that were spilled and did not come back yet.
+    away: u32,
+}
+
+impl State {
+    pub fn new(endpoint: Arc<Endpoint>, health: HealthState, config: &Config) -> State {
+        State {
+            window: Window::new(most(&endpoint, config)),
+            endpoint,
+            health,
+            queue: Queue::default(),
+            rate: None,
+            resumes_at: None,
+            in_flight: 0,
+            old: 0,
+            removed: false,
+            answered_at: None,
+            held: HELD_UNKNOWN,
+            away: 0,
+        }
+    }
+
+    /// Takes over a changed configuration. Another URL has everything to prove.
+    pub fn change(&mut self, endpoint: Arc<Endpoint>, config: &Config) {
+        if self.endpoint.url != endpoint.url {
+            self.window = Window::new(most(&endpoint, config));
+            self.answered_at = None;
+            self.held = HELD_UNKNOWN;
+        } else {
+            self.window.set_most(most(&endpoint, config));
+        }
+        self.endpoint = endpoint;
+    }
+
+    /// Why nothing can be delivered to it at all.
+    pub fn doom(&self) -> Option<DeadReason> {
+        match (self.endpoint.status, self.health) {
+            (Status::Disabled, _) => Some(DeadReason::EndpointDisabled),
+            (Status::Enabled, HealthState::Inactive) => Some(DeadReason::EndpointInactive),
+            (Status::Enabled, HealthState::Active | HealthState::Degraded) => None,
+        }
+    }
+
+    pub fn is_proven(&self, now: Instant, config: &Config) -> bool {
+        self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < config.proven_for)
+    }
+
+    /// Where it stands if it can be served now.
+    pub fn standing(&self, now: Instant, config: &Config) -> Option<Standing> {
+        if self.queue.is_empty() || self.resumes_at.is_some() {
+            return None;
+        }
+        let proven = self.is_proven(now, config);
+        let most = if proven { self.window.size() } else { 1 };
+        if self.in_flight >= most {
+            return None;
+        }
+        Some(match self.health {
+            HealthState::Degraded | HealthState::Inactive => Standing::Degraded,
+            HealthState::Active if proven && self.old == 0 => Standing::Proven,
+            HealthState::Active => Standing::Unproven,
+        })
+    }
+
+    /// Learns from the end of a request that began at `started`.
+    pub fn learn(&mut self, now: Instant, started: Instant, ended: Ended, held: Duration) {
+        // A timeout says more about the next request than an answer does.
+        let mut weight = 0.125;
+        match ended {
+            Ended::Success => {
+                self.answered_at = Some(now);
+                if self.health == HealthState::Active {
+                    self.window.grow();
+                }
+            }
+            Ended::Answered => self.answered_at = Some(now),
+            Ended::Backpressure => {
+                self.answered_at = Some(now);
+                self.window.cut(now, started);
+            }
+            Ended::Timeout => {
+                self.window.cut(now, started);
+                weight = 0.5;
+            }
+            Ended::Failure => {}
+            Ended::Nothing => return,
+        }
+        self.held += (held.as_secs_f32() - self.held) * weight;
+    }
+
+    /// Bytes that may wait for it now, when `free` bytes are held by nothing.
+    pub fn queue_limit(&self, free: usize, config: &Config) -> usize {
+        let share = match self.health {
+            HealthState::Active => config.queue_share,
+            HealthState::Degraded | HealthState::Inactive => config.queue_share_degraded,
+        };
+        (free as f64 * share) as usize
+    }
+
+    pub fn spilled(&mut self) {
+        self.away = self.away.saturating_add(1);
+    }
+
+    /// A delivery came from a retry tier: perhaps one of those that were spilled.
+    pub fn came_back(&mut self) {
+        self.away = self.away.saturating_sub(1);
+    }
+
+    /// How long it needs for what waits already, here and in the log.
+    pub fn backlog(&self, now: Instant, config: &Config) -> Duration {
+        let waiting = f64::from(self.queue.len()) + f64::from(self.away);
+        let at_once = if self.is_proven(now, config) { self.window.size() } else { 1 };
+        let by_time = waiting * f64::from(self.held) / f64::from(at_once);
+        let by_rate = self.rate.as_ref().map_or(0.0, |rate| waiting / rate.per_second());
+        let seconds = by_time.max(by_rate).min(Spill::LONGEST.as_secs_f64());
+        Duration::from_secs_f64(seconds).max(Spill::SHORTEST)
+    }
+}
+
+fn most(endpoint: &Endpoint, config: &Config) -> u16 {
+    endpoint.concurrency.map_or(config.concurrency, std::num::NonZeroU16::get)
+}

@@ -1,0 +1,758 @@
+//! The view of the dead-letter topic, and the way back out of it.
+//!
+//! A thread of its own follows the topic and keeps an index of what can be redriven: a summary of each letter, the newest [`Config::index`] of
+//! them. What a letter holds is read from the log when somebody asks. The index is rebuilt from the topic at every start.
+//!
+//! Redriving appends the delivery to the first events topic, so that it comes in by the same door as everything else, and then a **mark** to
+//! the partition of the letter, behind it. Whoever reads the topic takes the letter out of its index at the mark, so that redriving twice
+//! sends once. The order is this one because the other could lose a letter; between the two appends a crash (or the same redrive on another
+//! instance within the milliseconds that it follows behind) can send a delivery twice, under the same event id.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    log::{
+        Append, From, Log, LogError, Reader, Record,
+        record::{DeadLetter, DeadThing, decode_dead_letter, encode_delivery},
+    },
+    model::{Clock, DeadReason, Delivery, Position, Purpose, Text, Timestamp, TopicPartition},
+    telemetry::Metrics,
+};
+
+/// The header of a mark: `partition-offset` of the letter that was redriven.
+const REDRIVEN: &str = "posthaste-redriven";
+
+const POLL: Duration = Duration::from_millis(100);
+const BATCH: usize = 500;
+/// How long reading what letters hold may take.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+/// A reader is opened anew rather than read through a gap of so many records.
+const GAP: i64 = 5_000;
+/// How often new partitions of the topic are looked for.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// `[dead_letters]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The newest so many dead letters can be listed and redriven; about 400 bytes of memory each. Older ones stay in the topic.
+    pub index: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { index: 100_000 }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        match self.index {
+            1..=10_000_000 => Vec::new(),
+            index => vec![("index", format!("is {index}: it must be 1 to 10000000"))],
+        }
+    }
+}
+
+/// What a dead letter is called: where it lies in the dead-letter topic. Written `partition-offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LetterId {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl std::fmt::Display for LetterId {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}-{}", self.partition, self.offset)
+    }
+}
+
+impl std::str::FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LetterId, String> {
+        let parts = text.split_once('-').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+        parts.map(|(partition, offset)| LetterId { partition, offset }).ok_or_else(|| format!("`{text}` is no id of a dead letter"))
+    }
+}
+
+/// A dead letter in the list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    pub id: LetterId,
+    pub at: Timestamp,
+    pub reason: DeadReason,
+    pub detail: Text,
+    /// Where the event lay first.
+    pub origin: Position,
+    /// None: a record that never became a delivery.
+    pub delivery: Option<About>,
+}
+
+/// What the delivery was about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    pub endpoint: Text,
+    pub tenant: Text,
+    pub event: Text,
+    pub kind: Text,
+    pub channel: Text,
+    pub attempts: u32,
+}
+
+/// Which dead letters; what is none is not asked for. A record that never became a delivery has no tenant and no endpoint: only who asks for
+/// neither sees it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    pub tenant: Option<Text>,
+    pub endpoint: Option<Text>,
+    pub channel: Option<Text>,
+    pub kind: Option<Text>,
+    pub reason: Option<DeadReason>,
+    /// At or after.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    fn matches(&self, summary: &Summary) -> bool {
+        let about = summary.delivery.as_ref();
+        let is = |asked: &Option<Text>, found: fn(&About) -> &Text| match asked {
+            None => true,
+            Some(asked) => about.is_some_and(|about| found(about) == asked),
+        };
+        is(&self.tenant, |about| &about.tenant)
+            && is(&self.endpoint, |about| &about.endpoint)
+            && is(&self.channel, |about| &about.channel)
+            && is(&self.kind, |about| &about.kind)
+            && self.reason.is_none_or(|reason| reason == summary.reason)
+            && self.since.is_none_or(|since| summary.at >= since)
+            && self.until.is_none_or(|until| summary.at < until)
+    }
+}
+
+/// A page of the list, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub items: Vec<Summary>,
+    /// Where the next page begins; none: this was the last one.
+    pub next: Option<String>,
+}
+
+/// How far a redrive of many has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub redriven: AtomicU64,
+    /// Letters that cannot be redriven, or are not in the topic any more.
+    pub skipped: AtomicU64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RedriveError {
+    #[error("there is no such dead letter, or it was redriven already")]
+    Unknown,
+    #[error("it cannot be redriven: {0}")]
+    Impossible(String),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// By time, so that pages are in order; the id makes it unique.
+type Key = (i64, LetterId);
+
+#[derive(Default)]
+struct Index {
+    letters: BTreeMap<Key, Summary>,
+    times: HashMap<LetterId, i64, foldhash::fast::RandomState>,
+    /// Being redriven by this instance right now.
+    claimed: HashSet<LetterId, foldhash::fast::RandomState>,
+}
+
+impl Index {
+    fn put(&mut self, summary: Summary, limit: usize) {
+        let at = summary.at.as_millisecond();
+        self.times.insert(summary.id, at);
+        self.letters.insert((at, summary.id), summary);
+        while self.letters.len() > limit {
+            if let Some(((_, oldest), _)) = self.letters.pop_first() {
+                self.times.remove(&oldest);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: LetterId) {
+        if let Some(at) = self.times.remove(&id) {
+            self.letters.remove(&(at, id));
+        }
+    }
+
+    fn get(&self, id: LetterId) -> Option<&Summary> {
+        self.letters.get(&(*self.times.get(&id)?, id))
+    }
+}
+
+pub struct DeadLetters {
+    log: Arc<dyn Log>,
+    topic: Arc<str>,
+    /// Where redriven deliveries go.
+    events: Arc<str>,
+    limit: usize,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    index: Mutex<Index>,
+    ready: AtomicBool,
+    stopping: Mutex<bool>,
+    stopped: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl DeadLetters {
+    /// Begins to follow `topic`. Redriven deliveries go to `events`.
+    pub fn start(
+        log: Arc<dyn Log>,
+        topic: Arc<str>,
+        events: Arc<str>,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Arc<DeadLetters>> {
+        let letters = Arc::new(DeadLetters {
+            log,
+            topic,
+            events,
+            limit: config.index,
+            clock,
+            metrics,
+            index: Mutex::default(),
+            ready: AtomicBool::new(false),
+            stopping: Mutex::new(false),
+            stopped: Condvar::new(),
+            thread: Mutex::default(),
+        });
+        let follower = Arc::clone(&letters);
+        let thread = std::thread::Builder::new().name("dead-letters".to_owned()).spawn(move || follower.follow())?;
+        *letters.thread.lock().expect("nothing panics while it holds this lock") = Some(thread);
+        Ok(letters)
+    }
+
+    /// Whether the topic was read to the end that it had at the start.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Stops following. Blocks until the thread has ended: a poll at most.
+    pub fn stop(&self) {
+        *self.stopping.lock().expect("nothing panics while it holds this lock") = true;
+        self.stopped.notify_all();
+        if let Some(thread) = self.thread.lock().expect("nothing panics while it holds this lock").take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that follows the dead letters had panicked");
+        }
+    }
+
+    /// A page of at most `limit` letters, newest first, from `cursor` (the `next` of the page before) on. Fails if the cursor is none of ours.
+    pub fn list(&self, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<Page, String> {
+        let index = self.index();
+        let mut before = match cursor {
+            None => index.letters.range(..),
+            Some(cursor) => index.letters.range(..parse_cursor(cursor)?),
+        }
+        .rev()
+        .filter(|(_, summary)| filter.matches(summary));
+        let items: Vec<Summary> = before.by_ref().take(limit).map(|(_, summary)| summary.clone()).collect();
+        let next = match before.next() {
+            Some(_) => items.last().map(|last| format!("{}.{}", last.at.as_millisecond(), last.id)),
+            None => None,
+        };
+        Ok(Page { items, next })
+    }
+
+    /// The letter with what it holds; none if there is no such one, or not for this tenant.
+    pub async fn get(self: &Arc<Self>, id: LetterId, tenant: Option<&Text>) -> Result<Option<DeadLetter>, LogError> {
+        if !self.is_visible(id, tenant) {
+            return Ok(None);
+        }
+        let record = self.read(vec![id]).await?.pop().and_then(|(_, record)| record);
+        match record.map(|record| decode_dead_letter(&record)) {
+            Some(Ok(letter)) => Ok(Some(letter)),
+            // Retention has taken it.
+            Some(Err(_)) | None => {
+                self.change(|index| index.remove(id));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends one letter again.
+    pub async fn redrive(self: &Arc<Self>, id: LetterId, tenant: Option<&Text>) -> Result<(), RedriveError> {
+        if !self.is_visible(id, tenant) {
+            return Err(RedriveError::Unknown);
+        }
+        let mut results = self.redrive_these(vec![id]).await?;
+        results.pop().map_or(Err(RedriveError::Unknown), |(_, result)| result)
+    }
+
+    /// Sends again what matches now, oldest first, and tells how far it has come. Letters that come later, also those of deliveries that
+    /// fail again, are not touched. What the log cannot take ends it; asking again goes on from there.
+    pub async fn redrive_all(self: &Arc<Self>, filter: &Filter, progress: &Progress) -> Result<(), LogError> {
+        let mut after: Option<Key> = None;
+        let last = self.index().letters.last_key_value().map(|(key, _)| *key);
+        let Some(last) = last else { return Ok(()) };
+        loop {
+            let keys: Vec<Key> = {
+                let index = self.index();
+                let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+                // A bound behind the last one would panic.
+                if after.is_some_and(|after| after >= last) {
+                    return Ok(());
+                }
+                let range = index.letters.range((from, std::ops::Bound::Included(last)));
+                range.filter(|(_, summary)| filter.matches(summary)).take(BATCH).map(|(key, _)| *key).collect()
+            };
+            let Some(end) = keys.last() else { return Ok(()) };
+            after = Some(*end);
+            for (_, result) in self.redrive_these(keys.iter().map(|(_, id)| *id).collect()).await? {
+                match result {
+                    Ok(()) => progress.redriven.fetch_add(1, Ordering::Relaxed),
+                    Err(RedriveError::Log(error)) => return Err(error),
+                    Err(RedriveError::Unknown | RedriveError::Impossible(_)) => progress.skipped.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        }
+    }
+
+    async fn redrive_these(self: &Arc<Self>, ids: Vec<LetterId>) -> Result<Vec<(LetterId, Result<(), RedriveError>)>, LogError> {
+        let claim = Claim::of(self, ids);
+        let mut results = Vec::new();
+        let (mut sending, mut appends) = (Vec::new(), Vec::new());
+        for (id, record) in self.read(claim.ids.clone()).await? {
+            match record.ok_or(RedriveError::Unknown).and_then(|record| self.sent_again(&record)) {
+                Ok(append) => {
+                    sending.push(id);
+                    appends.push(append);
+                }
+                Err(error) => {
+                    if matches!(error, RedriveError::Unknown) {
+                        self.change(|index| index.remove(id));
+                    }
+                    results.push((id, Err(error)));
+                }
+            }
+        }
+        let mut sent = Vec::new();
+        for (id, result) in sending.into_iter().zip(self.log.append(appends).await) {
+            match result {
+                Ok(_) => sent.push(id),
+                Err(error) => results.push((id, Err(error.into()))),
+            }
+        }
+        let marks = sent.iter().map(|id| self.mark(*id)).collect();
+        for (id, result) in sent.into_iter().zip(self.log.append(marks).await) {
+            // Sent it is in any case. Without its mark it would come back into the index with the next start.
+            if let Err(error) = result {
+                tracing::warn!(letter = %id, %error, "redriven, but the mark was not stored: it will be listed again after a restart");
+            }
+            self.change(|index| index.remove(id));
+            results.push((id, Ok(())));
+        }
+        Ok(results)
+    }
+
+    /// What is appended to send a letter again.
+    fn sent_again(&self, record: &Record) -> Result<Append, RedriveError> {
+        let letter = decode_dead_letter(record).map_err(|unreadable| RedriveError::Impossible(unreadable.detail))?;
+        match letter.thing {
+            // Its age begins anew: it would be `expired` at once otherwise.
+            DeadThing::Delivery(delivery) => {
+                let accepted_at = self.clock.now();
+                let again = Delivery { attempts: 0, accepted_at, due_at: None, purpose: Purpose::Redrive, reason: None, ..*delivery };
+                Ok(encode_delivery(&again).to(self.events.clone()))
+            }
+            DeadThing::Record { value: None, origin, .. } => {
+                Err(RedriveError::Impossible(format!("it was too large to be moved, and only refers to {origin}")))
+            }
+            DeadThing::Record { origin, key, value, headers } => Ok(Append {
+                topic: origin.topic,
+                partition: None,
+                key,
+                value,
+                headers: headers.into_iter().map(|(name, value)| (Cow::Owned(name.to_string()), value)).collect(),
+            }),
+        }
+    }
+
+    fn mark(&self, id: LetterId) -> Append {
+        Append {
+            topic: self.topic.clone(),
+            partition: Some(id.partition),
+            key: None,
+            value: Some(Bytes::new()),
+            headers: vec![(Cow::Borrowed(REDRIVEN), id.to_string().into())],
+        }
+    }
+
+    fn is_visible(&self, id: LetterId, tenant: Option<&Text>) -> bool {
+        let index = self.index();
+        let Some(summary) = index.get(id) else { return false };
+        tenant.is_none_or(|tenant| summary.delivery.as_ref().is_some_and(|about| about.tenant == tenant))
+    }
+
+    /// The records of these letters; none where it is not in the topic any more.
+    async fn read(self: &Arc<Self>, ids: Vec<LetterId>) -> Result<Vec<(LetterId, Option<Record>)>, LogError> {
+        let this = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || this.read_blocking(ids));
+        read.await.unwrap_or_else(|error| Err(LogError::Unavailable(format!("reading dead letters was cut off: {error}"))))
+    }
+
+    fn read_blocking(&self, mut ids: Vec<LetterId>) -> Result<Vec<(LetterId, Option<Record>)>, LogError> {
+        ids.sort_unstable();
+        let until = Instant::now() + READ_DEADLINE;
+        let mut found = Vec::with_capacity(ids.len());
+        let mut open: Option<(i32, Box<dyn Reader>, std::vec::IntoIter<Record>)> = None;
+        for id in ids {
+            let (_, reader, batch) = match &mut open {
+                Some(open) if open.0 == id.partition && id.offset - open.1.next() < GAP => open,
+                _ => open.insert((id.partition, self.reader(id.partition, From::Offset(id.offset))?, Vec::new().into_iter())),
+            };
+            let record = loop {
+                match batch.as_slice().first().map(|record| record.position.offset) {
+                    Some(offset) if offset < id.offset => drop(batch.next()),
+                    Some(offset) if offset == id.offset => break batch.next(),
+                    Some(_) => break None,
+                    None if reader.next() > id.offset || reader.next() >= reader.end()? => break None,
+                    None if Instant::now() > until => {
+                        return Err(LogError::Unavailable(format!("`{}` could not be read within {READ_DEADLINE:?}", self.topic)));
+                    }
+                    None => *batch = reader.poll(POLL, BATCH)?.into_iter(),
+                }
+            };
+            found.push((id, record));
+        }
+        Ok(found)
+    }
+
+    fn reader(&self, partition: i32, from: From) -> Result<Box<dyn Reader>, LogError> {
+        self.log.reader(TopicPartition { topic: self.topic.clone(), partition }, from)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Index)) {
+        let mut index = self.index();
+        change(&mut index);
+        self.metrics.dead_letters.set(index.letters.len() as f64);
+    }
+
+    fn follow(&self) {
+        let mut follower = Follower { readers: Vec::new(), looked: None };
+        let mut complained = false;
+        while !*self.stopping.lock().expect("nothing panics while it holds this lock") {
+            match follower.turn(self) {
+                Ok(()) => complained = false,
+                Err(error) => {
+                    if !complained {
+                        tracing::warn!(topic = %self.topic, %error, "dead letters cannot be read, trying again");
+                        complained = true;
+                    }
+                    follower.reopen(self);
+                    self.pause(PAUSE_AFTER_ERROR);
+                }
+            }
+        }
+    }
+
+    /// Waits, but not past the stop.
+    fn pause(&self, time: Duration) {
+        let stopping = self.stopping.lock().expect("nothing panics while it holds this lock");
+        drop(self.stopped.wait_timeout_while(stopping, time, |stopping| !*stopping));
+    }
+
+    fn take_in(&self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        self.change(|index| {
+            for record in &records {
+                if let Some(mark) = record.header(REDRIVEN) {
+                    if let Some(id) = std::str::from_utf8(mark).ok().and_then(|mark| mark.parse().ok()) {
+                        index.remove(id);
+                    }
+                } else if let Some(summary) = summary(record) {
+                    index.put(summary, self.limit);
+                }
+            }
+        });
+    }
+}
+
+/// The readers of all partitions.
+struct Follower {
+    readers: Vec<(i32, Box<dyn Reader>)>,
+    looked: Option<Instant>,
+}
+
+impl Follower {
+    fn turn(&mut self, letters: &DeadLetters) -> Result<(), LogError> {
+        self.look_for_partitions(letters)?;
+        let mut idle = true;
+        for (_, reader) in &mut self.readers {
+            let records = reader.poll(Duration::ZERO, BATCH)?;
+            idle &= records.is_empty();
+            letters.take_in(records);
+        }
+        if !idle {
+            return Ok(());
+        }
+        if !letters.is_ready() {
+            let mut behind = false;
+            for (_, reader) in &mut self.readers {
+                behind |= reader.next() < reader.end()?;
+            }
+            letters.ready.store(!behind, Ordering::Release);
+        }
+        // Each gets its share of the wait, so that none is looked at only when another one moves.
+        let share = POLL / u32::try_from(self.readers.len().max(1)).unwrap_or(u32::MAX);
+        for (_, reader) in &mut self.readers {
+            letters.take_in(reader.poll(share, BATCH)?);
+        }
+        if self.readers.is_empty() {
+            letters.pause(PAUSE_AFTER_ERROR);
+        }
+        Ok(())
+    }
+
+    fn look_for_partitions(&mut self, letters: &DeadLetters) -> Result<(), LogError> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < PARTITIONS_EVERY) && !self.readers.is_empty() {
+            return Ok(());
+        }
+        for partition in letters.log.partitions(&letters.topic)? {
+            if self.readers.iter().all(|(known, _)| *known != partition) {
+                self.readers.push((partition, letters.reader(partition, From::Earliest)?));
+            }
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// After an error: new readers where the old ones stood. One that cannot be opened now is opened from the start later, which is harmless:
+    /// the index takes in a letter twice as once, and marks come after letters.
+    fn reopen(&mut self, letters: &DeadLetters) {
+        let stood: Vec<(i32, i64)> = self.readers.drain(..).map(|(partition, reader)| (partition, reader.next())).collect();
+        for (partition, next) in stood {
+            if let Ok(reader) = letters.reader(partition, From::Offset(next)) {
+                self.readers.push((partition, reader));
+            }
+        }
+        self.looked = None;
+    }
+}
+
+/// Letters that this instance is redriving; nobody else in it may meanwhile.
+struct Claim<'a> {
+    letters: &'a DeadLetters,
+    ids: Vec<LetterId>,
+}
+
+impl<'a> Claim<'a> {
+    /// Claims those of `ids` that are in the index and not claimed.
+    fn of(letters: &'a DeadLetters, mut ids: Vec<LetterId>) -> Claim<'a> {
+        let mut index = letters.index();
+        ids.retain(|id| index.times.contains_key(id) && index.claimed.insert(*id));
+        Claim { letters, ids }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut index = self.letters.index();
+        index.claimed.retain(|id| !self.ids.contains(id));
+    }
+}
+
+/// The summary of a letter, with texts of its own: those of the record would keep the whole record in memory.
+fn summary(record: &Record) -> Option<Summary> {
+    let own = |text: &Text| Text::from(&**text);
+    let letter = decode_dead_letter(record).ok()?;
+    let (origin, delivery) = match letter.thing {
+        DeadThing::Delivery(delivery) => {
+            let event = &delivery.event;
+            let about = About {
+                endpoint: own(&delivery.endpoint),
+                tenant: own(&event.tenant),
+                event: own(&event.id),
+                kind: own(&event.kind),
+                channel: own(&event.channel),
+                attempts: delivery.attempts,
+            };
+            (delivery.origin, Some(about))
+        }
+        DeadThing::Record { origin, .. } => (origin, None),
+    };
+    let id = LetterId { partition: letter.position.partition, offset: letter.position.offset };
+    Some(Summary { id, at: letter.at, reason: letter.reason, detail: own(&letter.detail), origin, delivery })
+}
+
+fn parse_cursor(cursor: &str) -> Result<Key, String> {
+    let wrong = || format!("`{cursor}` is no cursor: give the `next` of the page before");
+    let (at, id) = cursor.split_once('.').ok_or_else(wrong)?;
+    Ok((at.parse().map_err(|_| wrong())?, id.parse().map_err(|_| wrong())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::record::{decode_delivery, encode_dead_delivery, encode_dead_record},
+        model::time::{ManualClock, timestamp_from_ms},
+        settle::test_log::{TestLog, delivery},
+    };
+
+    async fn put(log: &TestLog, endpoint: &str, reason: DeadReason, at: i64) {
+        let delivery = Delivery { endpoint: endpoint.into(), attempts: 9, ..delivery(timestamp_from_ms(0)) };
+        let append = encode_dead_delivery(&delivery, reason, "why", timestamp_from_ms(at)).to("dead".into());
+        log.append(vec![append]).await.pop().expect("one result").expect("it is stored");
+    }
+
+    fn start(log: &Arc<TestLog>, index: usize) -> Arc<DeadLetters> {
+        let clock = Arc::new(ManualClock::at_ms(9_000_000));
+        DeadLetters::start(log.clone(), "dead".into(), "events".into(), &Config { index }, clock, Metrics::new()).expect("a thread")
+    }
+
+    /// The endpoints in the list, newest letter first, once there are `count`.
+    fn listed(letters: &DeadLetters, filter: &Filter, count: usize) -> Vec<String> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let page = letters.list(filter, None, 1_000).expect("no cursor");
+            if letters.is_ready() && page.items.len() == count {
+                let name = |item: Summary| item.delivery.map_or("-".to_owned(), |about| about.endpoint.to_string());
+                return page.items.into_iter().map(name).collect();
+            }
+            assert!(Instant::now() < until, "{} letters, {count} expected", page.items.len());
+            std::thread::yield_now();
+        }
+    }
+
+    fn of(endpoint: &str) -> Filter {
+        Filter { endpoint: Some(endpoint.into()), ..Filter::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn letters_are_listed_newest_first_by_pages_and_by_what_is_asked() {
+        let log = TestLog::new();
+        for (endpoint, reason, at) in [("a", DeadReason::Exhausted, 10), ("b", DeadReason::Final, 30), ("a", DeadReason::Expired, 20)] {
+            put(&log, endpoint, reason, at).await;
+        }
+        let letters = start(&log, 100);
+        assert_eq!(listed(&letters, &Filter::default(), 3), ["b", "a", "a"]);
+        assert_eq!(listed(&letters, &of("a"), 2), ["a", "a"]);
+        assert_eq!(listed(&letters, &Filter { reason: Some(DeadReason::Final), ..Filter::default() }, 1), ["b"]);
+        let within = Filter { since: Some(timestamp_from_ms(20)), until: Some(timestamp_from_ms(30)), ..Filter::default() };
+        assert_eq!(listed(&letters, &within, 1), ["a"]);
+        assert_eq!(listed(&letters, &Filter { tenant: Some("other".into()), ..Filter::default() }, 0), [""; 0]);
+
+        let first = letters.list(&Filter::default(), None, 2).expect("a page");
+        let second = letters.list(&Filter::default(), first.next.as_deref(), 2).expect("a page");
+        assert_eq!((first.items.len(), second.items.len(), second.next), (2, 1, None));
+        assert_eq!(second.items[0].at, timestamp_from_ms(10));
+        assert!(letters.list(&Filter::default(), Some("nonsense"), 2).is_err());
+        letters.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn redriving_twice_sends_once_also_after_a_restart() {
+        let log = TestLog::new();
+        put(&log, "a", DeadReason::Exhausted, 10).await;
+        put(&log, "b", DeadReason::Exhausted, 20).await;
+        let letters = start(&log, 100);
+        listed(&letters, &Filter::default(), 2);
+        let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
+        assert!(matches!(letters.redrive(id, Some(&"other".into())).await, Err(RedriveError::Unknown)));
+        assert!(letters.get(id, None).await.expect("it can be read").is_some());
+        letters.redrive(id, None).await.expect("the first time");
+        assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Unknown)));
+        assert_eq!(listed(&letters, &Filter::default(), 1), ["b"]);
+        letters.stop();
+
+        let again = start(&log, 100);
+        assert_eq!(listed(&again, &Filter::default(), 1), ["b"]);
+        let sent = log.records("events");
+        assert_eq!(sent.len(), 1);
+        let sent = decode_delivery(&sent[0]).expect("a delivery");
+        assert_eq!((sent.purpose, sent.attempts, &*sent.endpoint), (Purpose::Redrive, 0, "a"));
+        assert_eq!((sent.origin, sent.accepted_at), (delivery(timestamp_from_ms(0)).origin, timestamp_from_ms(9_000_000)));
+        again.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_are_redriven_by_filter_and_each_once() {
+        let log = TestLog::new();
+        for at in 0..1_300 {
+            put(&log, if at % 2 == 0 { "a" } else { "b" }, DeadReason::EndpointInactive, at).await;
+        }
+        let letters = start(&log, 10_000);
+        listed(&letters, &of("a"), 650);
+        let (one, other) = (Progress::default(), Progress::default());
+        let filter = of("a");
+        let (first, second) = tokio::join!(letters.redrive_all(&filter, &one), letters.redrive_all(&filter, &other));
+        first.and(second).expect("the log takes it");
+        let redriven = one.redriven.load(Ordering::Relaxed) + other.redriven.load(Ordering::Relaxed);
+        assert_eq!((redriven, log.records("events").len()), (650, 650));
+        listed(&letters, &Filter::default(), 650);
+        letters.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_log_does_not_take_stays_a_dead_letter() {
+        let log = TestLog::new();
+        put(&log, "a", DeadReason::Exhausted, 10).await;
+        let letters = start(&log, 100);
+        listed(&letters, &of("a"), 1);
+        let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
+        log.fail(|_| Some(LogError::Unavailable("disk full".into())));
+        assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Log(_))));
+        log.fail(|_| None);
+        letters.redrive(id, None).await.expect("now it is taken");
+        letters.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_index_keeps_the_newest_and_an_unreadable_record_goes_back_where_it_came_from() {
+        let log = TestLog::new();
+        for at in 0..5 {
+            put(&log, "a", DeadReason::Exhausted, at).await;
+        }
+        let broken = Record {
+            position: Position { topic: "source".into(), partition: 0, offset: 5 },
+            key: None,
+            value: Some(Bytes::from_static(b"{broken")),
+            headers: vec![("x".into(), Bytes::from_static(b"y"))],
+            appended_ms: 0,
+        };
+        let append = encode_dead_record(&broken, DeadReason::Unparsable, "is wrong", timestamp_from_ms(9)).to("dead".into());
+        log.append(vec![append]).await.pop().expect("one result").expect("it is stored");
+        let letters = start(&log, 3);
+        assert_eq!(listed(&letters, &Filter::default(), 3), ["-", "a", "a"]);
+        let id = letters.list(&Filter::default(), None, 1).expect("a page").items[0].id;
+        letters.redrive(id, None).await.expect("it can be redriven");
+        let sent = log.records("source").remove(0);
+        assert_eq!((sent.value, sent.headers), (broken.value, broken.headers));
+        letters.stop();
+    }
+}

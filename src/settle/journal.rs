@@ -1,0 +1,496 @@
+//! The journal: what was attempted, when, and what came of it.
+//!
+//! Attempts are worth keeping, but not worth a record each, nor worth waiting for. A shard puts an attempt into its own buffer (one uncontended
+//! lock, no allocation); a task in the background empties the buffers every [`Config::batch_wait`] or after [`Config::batch_size`] attempts, keeps
+//! the latest ones of each endpoint in memory, and appends each shard's batch as one compressed record. A crash loses the last batch, and a log
+//! that takes no appends loses batches (counted): never a delivery.
+//!
+//! # Record
+//!
+//! Key: the number of the shard. Headers: `posthaste-journal: 1`, `content-encoding: gzip`. Value: gzip of one JSON document per line, each
+//! an [`Entry`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::Write,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::retry::describe;
+use crate::{
+    log::{Append, Log},
+    model::{Attempt, Delivery, Endpoint, Event, Outcome, Purpose, Text, Timestamp},
+    telemetry::Metrics,
+};
+
+/// `[journal]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which attempts are journalled.
+    pub keep: Keep,
+    #[serde(with = "humantime_serde")]
+    pub batch_wait: Duration,
+    /// Attempts.
+    pub batch_size: usize,
+    /// Latest attempts of each endpoint that are kept in memory: so many that were delivered, and so many that failed.
+    pub recent: usize,
+    /// Endpoints whose latest attempts are kept in memory; the one that was attempted longest ago makes room.
+    pub recent_endpoints: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    #[default]
+    All,
+    Failures,
+    None,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { keep: Keep::All, batch_wait: Duration::from_millis(200), batch_size: 500, recent: 20, recent_endpoints: 5_000 }
+    }
+}
+
+impl Config {
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.batch_wait) {
+            let is = humantime::format_duration(self.batch_wait);
+            problems.push(("batch_wait", format!("is \"{is}\": it must be \"10ms\" to \"1m\"")));
+        }
+        // A record of 10,000 attempts stays below a megabyte, which every broker takes.
+        for (key, value, most) in [
+            ("batch_size", self.batch_size, 10_000),
+            ("recent", self.recent, 1_000),
+            ("recent_endpoints", self.recent_endpoints, 1_000_000),
+        ] {
+            if !(1..=most).contains(&value) {
+                problems.push((key, format!("is {value}: it must be 1 to {most}")));
+            }
+        }
+        problems
+    }
+
+    fn keeps(&self, outcome: &Outcome) -> bool {
+        match self.keep {
+            Keep::All => true,
+            Keep::Failures => *outcome != Outcome::Delivered,
+            Keep::None => false,
+        }
+    }
+}
+
+/// An attempt as the journal holds it and the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub at: Timestamp,
+    pub endpoint: Text,
+    pub tenant: Text,
+    /// Id of the event.
+    pub event: Text,
+    #[serde(rename = "type")]
+    pub kind: Text,
+    pub channel: Text,
+    /// 1 for the first attempt of the delivery.
+    pub attempt: u32,
+    /// `delivered`, or the class of the failure.
+    pub outcome: Text,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    pub elapsed_ms: f64,
+    #[serde(default, skip_serializing_if = "is_event")]
+    pub purpose: Purpose,
+    /// Of a failure: what a person wants to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+fn is_event(purpose: &Purpose) -> bool {
+    *purpose == Purpose::Event
+}
+
+/// Which attempts; what is none is not asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    pub tenant: Option<Text>,
+    pub endpoint: Option<Text>,
+    pub channel: Option<Text>,
+    pub kind: Option<Text>,
+    /// At or after.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    fn matches(&self, entry: &Entry) -> bool {
+        let is = |asked: &Option<Text>, found: &Text| asked.as_ref().is_none_or(|asked| asked == found);
+        is(&self.tenant, &entry.tenant)
+            && is(&self.endpoint, &entry.endpoint)
+            && is(&self.channel, &entry.channel)
+            && is(&self.kind, &entry.kind)
+            && self.since.is_none_or(|since| entry.at >= since)
+            && self.until.is_none_or(|until| entry.at < until)
+    }
+}
+
+/// What the hot path hands over: reference counts and numbers.
+struct Noted {
+    at: Timestamp,
+    elapsed: Duration,
+    number: u32,
+    outcome: &'static str,
+    status: Option<u16>,
+    event: Arc<Event>,
+    endpoint: Text,
+    purpose: Purpose,
+    detail: Option<String>,
+}
+
+/// Batches that a buffer may hold before it drops: the task is that far behind only if the log hangs.
+const BUFFERED_BATCHES: usize = 16;
+
+pub struct Journal {
+    config: Config,
+    buffers: Vec<Mutex<Vec<Noted>>>,
+    /// A buffer holds a batch.
+    full: Notify,
+    recent: Mutex<Recent>,
+    metrics: Arc<Metrics>,
+    stop: mpsc::Sender<()>,
+}
+
+/// The task behind a journal; to be spawned, and awaited after [`Journal::stop`].
+pub struct Writer {
+    journal: Arc<Journal>,
+    log: Arc<dyn Log>,
+    topic: Arc<str>,
+    stopped: mpsc::Receiver<()>,
+}
+
+impl Journal {
+    /// The journal, and its task, which the caller spawns: `tokio::spawn(writer.run())`.
+    pub fn new(log: Arc<dyn Log>, topic: Arc<str>, config: Config, shards: usize, metrics: Arc<Metrics>) -> (Arc<Journal>, Writer) {
+        let (stop, stopped) = mpsc::channel(1);
+        let recent = Recent { endpoints: HashMap::default(), per_endpoint: config.recent, limit: config.recent_endpoints, turn: 0 };
+        let journal = Arc::new(Journal {
+            buffers: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
+            full: Notify::new(),
+            recent: Mutex::new(recent),
+            metrics,
+            stop,
+            config,
+        });
+        (Arc::clone(&journal), Writer { journal, log, topic, stopped })
+    }
+
+    /// Notes an attempt of a shard. Returns at once.
+    pub fn record(&self, shard: usize, attempt: &Attempt, delivery: &Delivery, endpoint: &Endpoint) {
+        if !self.config.keeps(&attempt.outcome) {
+            return;
+        }
+        let noted = Noted {
+            at: attempt.started_at,
+            elapsed: attempt.elapsed,
+            number: attempt.number,
+            outcome: attempt.outcome.class(),
+            status: attempt.status,
+            event: Arc::clone(&delivery.event),
+            endpoint: endpoint.id.clone(),
+            purpose: delivery.purpose,
+            detail: (attempt.outcome != Outcome::Delivered).then(|| describe(attempt)),
+        };
+        let waiting = {
+            let mut buffer = lock(&self.buffers[shard % self.buffers.len()]);
+            if buffer.len() >= self.config.batch_size * BUFFERED_BATCHES {
+                drop(buffer);
+                self.metrics.journal_dropped_total.increment(1);
+                return;
+            }
+            buffer.push(noted);
+            buffer.len()
+        };
+        if waiting == self.config.batch_size {
+            self.full.notify_one();
+        }
+    }
+
+    /// The latest attempts that match, newest first, at most `limit`.
+    pub fn recent(&self, filter: &Filter, limit: usize) -> Vec<Entry> {
+        let lines: Vec<Arc<[u8]>> = lock(&self.recent).lines(filter.endpoint.as_ref());
+        let read = |line: Arc<[u8]>| serde_json::from_slice::<Entry>(&line).ok().filter(|entry| filter.matches(entry));
+        let mut entries: Vec<Entry> = lines.into_iter().filter_map(read).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        entries.truncate(limit);
+        entries
+    }
+
+    /// Forgets the attempts of a deleted endpoint.
+    pub fn forget(&self, endpoint: &Text) {
+        lock(&self.recent).endpoints.remove(endpoint);
+    }
+
+    /// Asks the task to write what is buffered and to end.
+    pub fn stop(&self) {
+        // A channel that is full or closed has heard it before.
+        let _ = self.stop.try_send(());
+    }
+}
+
+impl Writer {
+    /// Writes batches until it is stopped.
+    pub async fn run(mut self) {
+        let wait = self.journal.config.batch_wait;
+        let mut ticks = tokio::time::interval_at(Instant::now() + wait, wait);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let stop = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.journal.full.notified() => false,
+                _ = self.stopped.recv() => true,
+            };
+            self.write().await;
+            if stop {
+                return;
+            }
+        }
+    }
+
+    async fn write(&self) {
+        let (mut appends, mut counts) = (Vec::new(), Vec::new());
+        for (shard, buffer) in self.journal.buffers.iter().enumerate() {
+            let noted = std::mem::take(&mut *lock(buffer));
+            for batch in noted.chunks(self.journal.config.batch_size) {
+                appends.push(self.batch(shard, batch));
+                counts.push(batch.len() as u64);
+            }
+        }
+        if appends.is_empty() {
+            return;
+        }
+        for (result, count) in self.log.append(appends).await.into_iter().zip(counts) {
+            if let Err(error) = result {
+                self.journal.metrics.journal_dropped_total.increment(count);
+                tracing::debug!(%error, attempts = count, "attempts were not journalled");
+            }
+        }
+    }
+
+    fn batch(&self, shard: usize, batch: &[Noted]) -> Append {
+        // The fastest level: it takes most of what repeats, and this is paid for by every attempt.
+        let mut gzip = GzEncoder::new(Vec::with_capacity(batch.len() * 48), Compression::fast());
+        let mut line = Vec::with_capacity(512);
+        let mut recent = lock(&self.journal.recent);
+        for noted in batch {
+            line.clear();
+            serde_json::to_writer(&mut line, &noted.entry()).expect("texts and numbers are always JSON, and a vector takes every byte");
+            recent.put(&noted.endpoint, noted.detail.is_none(), &line);
+            line.push(b'\n');
+            gzip.write_all(&line).expect("a vector takes every byte");
+        }
+        drop(recent);
+        let value = gzip.finish().expect("a vector takes every byte");
+        Append {
+            topic: self.topic.clone(),
+            partition: None,
+            key: Some(shard.to_string().into()),
+            value: Some(value.into()),
+            headers: vec![("posthaste-journal".into(), Bytes::from_static(b"1")), ("content-encoding".into(), Bytes::from_static(b"gzip"))],
+        }
+    }
+}
+
+impl Noted {
+    fn entry(&self) -> Entry {
+        Entry {
+            at: self.at,
+            endpoint: self.endpoint.clone(),
+            tenant: self.event.tenant.clone(),
+            event: self.event.id.clone(),
+            kind: self.event.kind.clone(),
+            channel: self.event.channel.clone(),
+            attempt: self.number,
+            outcome: Text::from_static(self.outcome),
+            status: self.status,
+            // Microseconds are precise enough, and print short.
+            elapsed_ms: self.elapsed.as_micros() as f64 / 1_000.0,
+            purpose: self.purpose,
+            detail: self.detail.clone(),
+        }
+    }
+}
+
+/// The latest attempts of each endpoint, as the lines of the journal: they are parsed only when somebody asks, and hold no event in memory.
+struct Recent {
+    endpoints: HashMap<Text, Latest, foldhash::fast::RandomState>,
+    per_endpoint: usize,
+    limit: usize,
+    /// Grows with every attempt.
+    turn: u64,
+}
+
+/// Delivered and failed ones apart, so that a busy endpoint does not bury its failures.
+#[derive(Default)]
+struct Latest {
+    delivered: VecDeque<Arc<[u8]>>,
+    failed: VecDeque<Arc<[u8]>>,
+    turn: u64,
+}
+
+impl Recent {
+    fn put(&mut self, endpoint: &Text, delivered: bool, line: &[u8]) {
+        self.turn += 1;
+        if !self.endpoints.contains_key(endpoint) {
+            if self.endpoints.len() >= self.limit {
+                self.make_room();
+            }
+            // A text of its own: that of the registry may be a slice of something large.
+            self.endpoints.insert(Text::from(&**endpoint), Latest::default());
+        }
+        let latest = self.endpoints.get_mut(endpoint).expect("it was put there just now");
+        latest.turn = self.turn;
+        let lines = if delivered { &mut latest.delivered } else { &mut latest.failed };
+        if lines.len() >= self.per_endpoint {
+            lines.pop_front();
+        }
+        lines.push_back(line.into());
+    }
+
+    /// Drops the tenth of the endpoints that was attempted longest ago: so many at once that looking for them is cheap per endpoint.
+    fn make_room(&mut self) {
+        let mut turns: Vec<u64> = self.endpoints.values().map(|latest| latest.turn).collect();
+        turns.sort_unstable();
+        let last = turns[turns.len() / 10];
+        self.endpoints.retain(|_, latest| latest.turn > last);
+    }
+
+    fn lines(&self, endpoint: Option<&Text>) -> Vec<Arc<[u8]>> {
+        let all = |latest: &Latest| latest.delivered.iter().chain(&latest.failed).cloned().collect::<Vec<_>>();
+        match endpoint {
+            Some(endpoint) => self.endpoints.get(endpoint).map(all).unwrap_or_default(),
+            None => self.endpoints.values().flat_map(all).collect(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::{
+        log::LogError,
+        model::{Failure, time::timestamp_from_ms},
+        settle::test_log::{TestLog, attempt, delivery, endpoint},
+    };
+
+    fn at(ms: i64, number: u32, outcome: Outcome) -> Attempt {
+        Attempt { started_at: timestamp_from_ms(ms), ..attempt(number, outcome) }
+    }
+
+    fn of(id: &str) -> Endpoint {
+        Endpoint { id: id.into(), ..endpoint() }
+    }
+
+    fn journal(config: Config) -> (Arc<Journal>, Writer, Arc<TestLog>, Arc<Metrics>) {
+        assert_eq!(config.check(), []);
+        let (log, metrics) = (TestLog::new(), Metrics::new());
+        let (journal, writer) = Journal::new(log.clone(), "attempts".into(), config, 2, metrics.clone());
+        (journal, writer, log, metrics)
+    }
+
+    fn lines(log: &TestLog) -> Vec<Vec<Entry>> {
+        let read = |record: crate::log::Record| {
+            let mut text = String::new();
+            let value = record.value.expect("a value");
+            flate2::read::GzDecoder::new(&*value).read_to_string(&mut text).expect("gzip of text");
+            text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect()
+        };
+        log.records("attempts").into_iter().map(read).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_written_in_batches_by_shard_and_the_last_ones_when_it_stops() {
+        let (journal, writer, log, _) = journal(Config { batch_size: 3, ..Config::default() });
+        let delivery = delivery(timestamp_from_ms(0));
+        for number in 1..=7 {
+            journal.record(0, &at(number.into(), number, Outcome::Delivered), &delivery, &of("a"));
+        }
+        journal.record(1, &at(9, 1, Outcome::Failed(Failure::Refused)), &delivery, &of("b"));
+        let task = tokio::spawn(writer.run());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut sizes: Vec<usize> = lines(&log).iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, 1, 3, 3]);
+        journal.record(0, &at(10, 1, Outcome::Delivered), &delivery, &of("a"));
+        journal.stop();
+        task.await.expect("it ends");
+        assert_eq!(lines(&log).iter().map(Vec::len).sum::<usize>(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_attempts_can_be_asked_for_and_successes_do_not_bury_failures() {
+        let (journal, writer, _, _) = journal(Config { recent: 2, recent_endpoints: 2, ..Config::default() });
+        let delivery = delivery(timestamp_from_ms(0));
+        let refused = || Outcome::Failed(Failure::Refused);
+        journal.record(0, &at(1, 1, refused()), &delivery, &of("a"));
+        for ms in 2..10 {
+            journal.record(0, &at(ms, 1, Outcome::Delivered), &delivery, &of("a"));
+        }
+        journal.record(0, &at(10, 3, Outcome::Failed(Failure::Status(500))), &delivery, &of("b"));
+        writer.write().await;
+        let found = |filter: Filter| {
+            journal.recent(&filter, 10).iter().map(|entry| (entry.at.as_millisecond(), entry.outcome.to_string())).collect::<Vec<_>>()
+        };
+        let times = |filter| found(filter).into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+        assert_eq!(times(Filter { endpoint: Some("a".into()), ..Filter::default() }), [9, 8, 1]);
+        assert_eq!(times(Filter { since: Some(timestamp_from_ms(9)), ..Filter::default() }), [10, 9]);
+        assert_eq!(times(Filter { tenant: Some("other".into()), ..Filter::default() }), [0; 0]);
+        let entry = journal.recent(&Filter { endpoint: Some("b".into()), ..Filter::default() }, 1).remove(0);
+        assert_eq!((entry.attempt, &*entry.outcome, entry.elapsed_ms), (3, "status_5xx", 12.0));
+        assert_eq!(entry.detail.as_deref(), Some("status 500 after 0.012 s"));
+        journal.record(0, &at(11, 1, Outcome::Delivered), &delivery, &of("c"));
+        writer.write().await;
+        assert_eq!(times(Filter { endpoint: Some("a".into()), ..Filter::default() }), [0; 0]);
+        journal.forget(&"c".into());
+        assert_eq!(times(Filter::default()), [10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_takes_nothing_loses_attempts_and_says_how_many() {
+        let (journal, writer, log, metrics) = journal(Config { batch_size: 1, ..Config::default() });
+        log.fail(|_| Some(LogError::Unavailable("disk full".into())));
+        for number in 1..=BUFFERED_BATCHES as u32 + 4 {
+            journal.record(0, &attempt(number, Outcome::Delivered), &delivery(timestamp_from_ms(0)), &endpoint());
+        }
+        writer.write().await;
+        assert!(metrics.render().contains("posthaste_journal_dropped_total 20"), "{}", metrics.render());
+    }
+
+    #[test]
+    fn what_is_not_kept_is_not_noted() {
+        for (keep, noted) in [(Keep::All, 2), (Keep::Failures, 1), (Keep::None, 0)] {
+            let (journal, _writer, _, _) = journal(Config { keep, ..Config::default() });
+            journal.record(0, &attempt(1, Outcome::Delivered), &delivery(timestamp_from_ms(0)), &endpoint());
+            journal.record(0, &attempt(1, Outcome::Failed(Failure::Reset)), &delivery(timestamp_from_ms(0)), &endpoint());
+            assert_eq!(lock(&journal.buffers[0]).len(), noted);
+        }
+    }
+}

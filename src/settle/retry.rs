@@ -1,0 +1,460 @@
+//! Does what was decided: acknowledge, hand to a retry tier, write a dead letter.
+//!
+//! The acknowledgement is given after the append is durable, never before. An append that fails is tried again, with a growing pause of a second at
+//! most, for as long as the lease of the partition lives; when it has ended, the delivery is let go unsettled. What the log finds too large becomes
+//! a dead letter that refers to the position of the event.
+//!
+//! There is no queue in here: whoever settles waits. So the number of appends under way is bounded by that of the deliveries in flight, and a
+//! log that does not take appends stops the sources by itself. Both logs put appends that come together into one durable write.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::policy::{Policy, uses_up_an_attempt};
+use crate::{
+    log::{
+        Append, Log, LogError, Record,
+        record::{encode_dead_delivery, encode_dead_record, encode_delivery},
+    },
+    model::{Ack, Attempt, Clock, DeadReason, Delivery, Endpoint, Outcome, Position, Purpose, Settlement, Text},
+    telemetry::Metrics,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Short, so that the end of a lease is seen soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How much of an answer's body is put into the detail of a dead letter, bytes.
+const ANSWER_EXCERPT: usize = 200;
+
+/// The topics that deliveries are moved to.
+#[derive(Debug, Clone)]
+pub struct Destinations {
+    /// The topic of each tier of [`Policy::tiers`].
+    pub retry: HashMap<Duration, Arc<str>>,
+    pub dead: Arc<str>,
+}
+
+pub struct Settler {
+    log: Arc<dyn Log>,
+    destinations: Destinations,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// A delivery that leaves the memory without an attempt.
+#[derive(Debug)]
+pub struct Spill {
+    pub delivery: Delivery,
+    /// About what its endpoint needs for what waits already.
+    pub wait: Duration,
+    pub ack: Ack,
+    /// A label of `posthaste_spilled_total`.
+    pub reason: &'static str,
+}
+
+/// An append, and who waits for it.
+struct Owed {
+    append: Append,
+    ack: Ack,
+    origin: Position,
+    /// Of a delivery for its metrics; none for a record that never became one.
+    purpose: Option<Purpose>,
+    becomes: Becomes,
+}
+
+#[derive(Clone, Copy)]
+enum Becomes {
+    Retry,
+    Spilled(&'static str),
+    Dead(DeadReason),
+}
+
+impl Settler {
+    /// Fails if a tier of the policy has no topic.
+    pub fn new(
+        log: Arc<dyn Log>,
+        destinations: Destinations,
+        policy: Policy,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Settler, String> {
+        match policy.tiers().iter().find(|tier| !destinations.retry.contains_key(tier)) {
+            Some(tier) => Err(format!("the retry tier {} has no topic", humantime::format_duration(*tier))),
+            None => Ok(Settler { log, destinations, policy, clock, metrics }),
+        }
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Decides by the policy what an attempt asks for, and does it. Returns what was decided when it is done.
+    pub async fn settle(&self, attempt: &Attempt, mut delivery: Delivery, endpoint: &Endpoint, ack: Ack) -> Settlement {
+        let failure = match &attempt.outcome {
+            Outcome::Delivered => {
+                self.acknowledge(&delivery, ack);
+                return Settlement::Acknowledge;
+            }
+            Outcome::Failed(failure) => failure,
+        };
+        let settlement = self.policy.decide(attempt, &delivery, endpoint, self.clock.now(), random());
+        if uses_up_an_attempt(failure) {
+            delivery.attempts = attempt.number;
+        }
+        delivery.reason = Some(Text::from_static(failure.class()));
+        self.apply(settlement.clone(), delivery, ack, &describe(attempt)).await;
+        settlement
+    }
+
+    /// Does what was decided; `delivery.attempts` and `delivery.reason` tell of the last attempt already. `detail` is for a person who looks at
+    /// the dead letter.
+    pub async fn apply(&self, settlement: Settlement, delivery: Delivery, ack: Ack, detail: &str) {
+        match settlement {
+            Settlement::Acknowledge => self.acknowledge(&delivery, ack),
+            Settlement::Retry { .. } | Settlement::DeadLetter(_) => {
+                let owed = self.owe(settlement, delivery, ack, Becomes::Retry, detail);
+                self.append(vec![owed]).await;
+            }
+        }
+    }
+
+    /// Moves one delivery out of memory without using up an attempt.
+    pub async fn spill(&self, delivery: Delivery, wait: Duration, ack: Ack, reason: &'static str) {
+        self.spill_all(vec![Spill { delivery, wait, ack, reason }]).await;
+    }
+
+    /// Moves many deliveries out of memory in one append.
+    pub async fn spill_all(&self, spills: Vec<Spill>) {
+        let now = self.clock.now();
+        let owed = spills.into_iter().map(|Spill { mut delivery, wait, ack, reason }| {
+            let settlement = self.policy.spill(wait, &delivery, now);
+            delivery.reason.get_or_insert(Text::from_static(reason));
+            self.owe(settlement, delivery, ack, Becomes::Spilled(reason), "it has waited for longer than retry.max_age")
+        });
+        self.append(owed.collect()).await;
+    }
+
+    /// Ends a delivery that is not attempted (any more): its endpoint is inactive, disabled or deleted, or it has expired.
+    pub async fn dead_letter(&self, delivery: Delivery, reason: DeadReason, detail: &str, ack: Ack) {
+        self.apply(Settlement::DeadLetter(reason), delivery, ack, detail).await;
+    }
+
+    /// Keeps a record that never became a delivery.
+    pub async fn dead_letter_record(&self, record: &Record, reason: DeadReason, detail: &str, ack: Ack) {
+        let append = encode_dead_record(record, reason, detail, self.clock.now()).to(self.destinations.dead.clone());
+        let origin = record.position.clone();
+        self.append(vec![Owed { append, ack, origin, purpose: None, becomes: Becomes::Dead(reason) }]).await;
+    }
+
+    fn acknowledge(&self, delivery: &Delivery, ack: Ack) {
+        if delivery.purpose == Purpose::Event && ack.is_live() {
+            let seconds = self.clock.now().duration_since(delivery.accepted_at).as_secs_f64();
+            self.metrics.delivery_seconds.record(seconds.max(0.0));
+            self.metrics.deliveries_total.with("delivered").increment(1);
+        }
+        ack.done();
+    }
+
+    fn owe(&self, settlement: Settlement, mut delivery: Delivery, ack: Ack, retried: Becomes, detail: &str) -> Owed {
+        let origin = delivery.origin.clone();
+        let purpose = Some(delivery.purpose);
+        match settlement {
+            Settlement::Retry { tier, due_at } => {
+                delivery.due_at = Some(due_at);
+                let topic = self.destinations.retry.get(&tier).unwrap_or(&self.destinations.dead).clone();
+                Owed { append: encode_delivery(&delivery).to(topic), ack, origin, purpose, becomes: retried }
+            }
+            Settlement::DeadLetter(reason) => {
+                let append = encode_dead_delivery(&delivery, reason, detail, self.clock.now()).to(self.destinations.dead.clone());
+                Owed { append, ack, origin, purpose, becomes: Becomes::Dead(reason) }
+            }
+            Settlement::Acknowledge => unreachable!("an acknowledgement is appended nowhere"),
+        }
+    }
+
+    /// Returns when each append is durable and acknowledged, or its lease has ended.
+    async fn append(&self, mut owed: Vec<Owed>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            owed = self.still_ours(owed);
+            if owed.is_empty() {
+                return;
+            }
+            let results = self.log.append(owed.iter().map(|owed| owed.append.clone()).collect()).await;
+            let mut failed = Vec::new();
+            for (mut owed, result) in owed.into_iter().zip(results) {
+                match result {
+                    Ok(_) => self.done(owed),
+                    Err(LogError::TooLarge { .. }) if !matches!(owed.becomes, Becomes::Dead(DeadReason::TooLarge)) => {
+                        self.refer(&mut owed);
+                        failed.push(owed);
+                    }
+                    Err(error) => {
+                        self.metrics.append_errors_total.increment(1);
+                        if pause == FIRST_PAUSE || error.is_fatal() {
+                            tracing::warn!(topic = %owed.append.topic, %error, "append failed, trying again until it is stored");
+                        }
+                        failed.push(owed);
+                    }
+                }
+            }
+            owed = failed;
+            if !owed.is_empty() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// Lets go of what belongs to another instance by now.
+    fn still_ours(&self, owed: Vec<Owed>) -> Vec<Owed> {
+        let (ours, lost): (Vec<Owed>, Vec<Owed>) = owed.into_iter().partition(|owed| owed.ack.is_live());
+        self.metrics.late_settlements_total.increment(lost.len() as u64);
+        lost.into_iter().for_each(|owed| owed.ack.abandon());
+        ours
+    }
+
+    fn done(&self, owed: Owed) {
+        let result = match owed.becomes {
+            Becomes::Retry => {
+                self.metrics.retries_total.increment(1);
+                "retried"
+            }
+            Becomes::Spilled(reason) => {
+                self.metrics.spilled_total.with(reason).increment(1);
+                "spilled"
+            }
+            Becomes::Dead(reason) => {
+                self.metrics.dead_letters_total.with(reason.as_str()).increment(1);
+                reason.as_str()
+            }
+        };
+        if owed.purpose == Some(Purpose::Event) {
+            self.metrics.deliveries_total.with(result).increment(1);
+        }
+        owed.ack.done();
+    }
+
+    /// Turns what is too large to be moved into a reference to where it lies.
+    fn refer(&self, owed: &mut Owed) {
+        let key = owed.append.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+        let detail = format!("too large to be moved to `{}` for `{key}`; the event lies at {}", owed.append.topic, owed.origin);
+        let nothing = Record { position: owed.origin.clone(), key: None, value: None, headers: Vec::new(), appended_ms: 0 };
+        let reference = encode_dead_record(&nothing, DeadReason::TooLarge, &detail, self.clock.now());
+        // The key of the endpoint stays, if it is not the key that was too large.
+        let key = owed.append.key.take().filter(|key| key.len() <= crate::log::record::NAME_LIMIT);
+        owed.append = Append { key, ..reference.to(self.destinations.dead.clone()) };
+        owed.becomes = Becomes::Dead(DeadReason::TooLarge);
+    }
+}
+
+/// What a person wants to know of a failed attempt: its class, what was said, and how long it took.
+pub fn describe(attempt: &Attempt) -> String {
+    use crate::model::Failure;
+    let elapsed = attempt.elapsed.as_secs_f64();
+    match &attempt.outcome {
+        Outcome::Delivered => format!("delivered after {elapsed:.3} s"),
+        Outcome::Failed(Failure::Status(status) | Failure::Redirect(status)) => {
+            let answer = excerpt(&attempt.answer);
+            format!("status {status} after {elapsed:.3} s{}{answer}", if answer.is_empty() { "" } else { ": " })
+        }
+        Outcome::Failed(
+            failure @ (Failure::AddressRefused(text)
+            | Failure::Tls(text)
+            | Failure::Protocol(text)
+            | Failure::Payload(text)
+            | Failure::Local(text)),
+        ) => format!("{}: {text}", failure.class()),
+        Outcome::Failed(
+            failure @ (Failure::UnknownHost
+            | Failure::Refused
+            | Failure::Reset
+            | Failure::ConnectTimeout
+            | Failure::TlsTimeout
+            | Failure::ResponseTimeout
+            | Failure::BodyTimeout),
+        ) => format!("{} after {elapsed:.3} s", failure.class()),
+    }
+}
+
+/// The beginning of an answer as harmless text.
+fn excerpt(answer: &Bytes) -> String {
+    let text = String::from_utf8_lossy(&answer[..answer.len().min(ANSWER_EXCERPT)]);
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect::<String>().trim().to_owned()
+}
+
+/// 0 to 1. Without a source of chance there is no jitter, which is no harm.
+fn random() -> f64 {
+    getrandom::u32().map_or(0.0, |number| f64::from(number) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::{
+        log::record::{DeadThing, decode_dead_letter, decode_delivery},
+        model::{Failure, Timestamp, time::ManualClock},
+        settle::{
+            policy::Config,
+            test_log::{TestLog, ack, attempt, delivery, endpoint, settled},
+        },
+    };
+
+    struct Bench {
+        settler: Settler,
+        log: Arc<TestLog>,
+        metrics: Arc<Metrics>,
+    }
+
+    fn bench() -> Bench {
+        let (log, metrics) = (TestLog::new(), Metrics::new());
+        let policy = Policy::new(&Config { jitter: 0.0, ..Config::default() });
+        let retry = policy.tiers().iter().map(|tier| (*tier, format!("retry.{}", tier.as_secs()).into())).collect();
+        let destinations = Destinations { retry, dead: "dead".into() };
+        let clock = Arc::new(ManualClock::at_ms(1_000_000));
+        let settler = Settler::new(log.clone(), destinations, policy, clock, metrics.clone()).expect("every tier has a topic");
+        Bench { settler, log, metrics }
+    }
+
+    fn now() -> Timestamp {
+        crate::model::time::timestamp_from_ms(1_000_000)
+    }
+
+    fn counted(metrics: &Metrics, line: &str) -> bool {
+        metrics.render().lines().any(|found| found == line)
+    }
+
+    #[tokio::test]
+    async fn a_success_is_acknowledged_and_nothing_is_written() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        bench.settler.settle(&attempt(1, Outcome::Delivered), delivery(now()), &endpoint(), ack).await;
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        assert!(counted(&bench.metrics, "posthaste_deliveries_total{result=\"delivered\"} 1"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_in_its_tier_with_all_that_the_next_attempt_needs() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        let failed = attempt(2, Outcome::Failed(Failure::ResponseTimeout));
+        bench.settler.settle(&failed, delivery(now()), &endpoint(), ack).await;
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        let records = bench.log.records("retry.60");
+        let found = decode_delivery(&records[0]).expect("a delivery");
+        assert_eq!((found.attempts, found.reason.as_deref()), (2, Some("response_timeout")));
+        assert_eq!(found.due_at, Some(now() + Duration::from_secs(60)));
+        assert_eq!(found.origin, delivery(now()).origin);
+        assert!(counted(&bench.metrics, "posthaste_retries_total 1"));
+    }
+
+    #[tokio::test]
+    async fn our_own_fault_uses_up_no_attempt() {
+        let bench = bench();
+        let (ack, _lease) = ack(5);
+        let failed = attempt(1, Outcome::Failed(Failure::Local("no descriptors".into())));
+        bench.settler.settle(&failed, delivery(now()), &endpoint(), ack).await;
+        assert_eq!(decode_delivery(&bench.log.records("retry.30")[0]).expect("a delivery").attempts, 0);
+    }
+
+    #[tokio::test]
+    async fn the_last_failure_is_a_dead_letter_that_says_why() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        let failed = Attempt { answer: Bytes::from_static(b"no\xff\nway"), ..attempt(9, Outcome::Failed(Failure::Status(500))) };
+        bench.settler.settle(&failed, delivery(now()), &endpoint(), ack).await;
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        let letter = decode_dead_letter(&bench.log.records("dead")[0]).expect("a dead letter");
+        assert_eq!((letter.reason, &*letter.detail), (DeadReason::Exhausted, "status 500 after 0.012 s: no\u{fffd} way"));
+        assert!(counted(&bench.metrics, "posthaste_dead_letters_total{reason=\"exhausted\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_acknowledged_before_the_append_is_durable() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        let tries = Arc::new(AtomicU32::new(0));
+        let (count, watched) = (tries.clone(), lease.clone());
+        bench.log.fail(move |_| {
+            assert_eq!(settled(&watched), (vec![], vec![]));
+            (count.fetch_add(1, Ordering::Relaxed) < 7).then(|| LogError::Unavailable("disk full".into()))
+        });
+        bench.settler.dead_letter(delivery(now()), DeadReason::EndpointInactive, "", ack).await;
+        assert_eq!(tries.load(Ordering::Relaxed), 8);
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        assert!(counted(&bench.metrics, "posthaste_append_errors_total 7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_of_a_lost_partition_is_let_go() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        let lost = lease.clone();
+        bench.log.fail(move |_| {
+            lost.end();
+            Some(LogError::Unavailable("broker away".into()))
+        });
+        bench.settler.spill(delivery(now()), Duration::ZERO, ack, "drain").await;
+        assert_eq!(settled(&lease), (vec![], vec![]));
+        assert!(bench.log.records("retry.5").is_empty());
+        assert!(counted(&bench.metrics, "posthaste_late_settlements_total 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_that_are_spilled_each_waits_for_its_own_append() {
+        let bench = bench();
+        let (acks, leases): (Vec<_>, Vec<_>) = (0..3).map(ack).unzip();
+        let mut tries = 0;
+        bench.log.fail(move |_| {
+            tries += 1;
+            (tries == 2).then(|| LogError::Unavailable("once".into()))
+        });
+        let spills =
+            acks.into_iter().map(|ack| Spill { delivery: delivery(now()), wait: Duration::from_secs(40), ack, reason: "queue_full" });
+        bench.settler.spill_all(spills.collect()).await;
+        assert_eq!(leases.iter().map(|lease| settled(lease).0.len()).sum::<usize>(), 3);
+        let records = bench.log.records("retry.30");
+        assert_eq!(records.len(), 3);
+        let found = decode_delivery(&records[0]).expect("a delivery");
+        assert_eq!((found.attempts, found.reason.as_deref()), (0, Some("queue_full")));
+        assert!(counted(&bench.metrics, "posthaste_spilled_total{reason=\"queue_full\"} 3"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_large_to_be_moved_is_referred_to() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        bench.log.fail(|append| {
+            let size = append.value.as_ref().map_or(0, Bytes::len);
+            (size > 0).then(|| LogError::TooLarge { topic: append.topic.clone(), size, limit: 0 })
+        });
+        let failed = attempt(1, Outcome::Failed(Failure::Refused));
+        bench.settler.settle(&failed, delivery(now()), &endpoint(), ack).await;
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        let letter = decode_dead_letter(&bench.log.records("dead")[0]).expect("a dead letter");
+        assert_eq!(letter.reason, DeadReason::TooLarge);
+        assert!(letter.detail.contains("events:2:77") && letter.detail.contains("ep_1"), "{}", letter.detail);
+        assert!(matches!(letter.thing, DeadThing::Record { origin, .. } if origin == delivery(now()).origin));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_never_became_a_delivery_is_kept() {
+        let bench = bench();
+        let (ack, lease) = ack(5);
+        let record = Record {
+            position: Position { topic: "events".into(), partition: 0, offset: 5 },
+            key: None,
+            value: Some(Bytes::from_static(b"{broken")),
+            headers: vec![],
+            appended_ms: 0,
+        };
+        bench.settler.dead_letter_record(&record, DeadReason::Unparsable, "is wrong", ack).await;
+        assert_eq!(settled(&lease), (vec![5], vec![]));
+        assert_eq!(decode_dead_letter(&bench.log.records("dead")[0]).expect("a dead letter").reason, DeadReason::Unparsable);
+    }
+}

@@ -1,0 +1,721 @@
+//! The loop of a source: collect what was settled, commit, let go on what has waited, read.
+//!
+//! [`Source::turn`] is one round of it. It waits only in the consumer's poll and in `deliver`, so every promise can be tested round by round.
+//!
+//! A revocation is a state, not a wait inside of a call: while it lasts nothing is read, settlements are still collected, and when nothing is
+//! out any more, or the time for it is over, the leases end, the positions are committed and the partitions released, in this order. A
+//! settlement comes either before the end of its lease, and then it is in the commit, or after it, and then it is without effect.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Closed, Command, Config, Doomed, DoomedThing, Resolved, Shared, Wiring,
+    partitions::{Held, Partitions},
+    retry,
+};
+use crate::{
+    log::{
+        CommitMode, Consumer, From, Log, LogError, Polled, Record,
+        record::{Unreadable, decode_delivery, decode_event, is_delivery, is_tombstone},
+    },
+    model::{Class, Delivery, Endpoint, Event, Purpose, Routed, TopicPartition, time::timestamp_from_ms},
+};
+
+/// How long a poll waits for records when nothing else is to be done.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How soon to look again at something that is expected any moment.
+const SOON: Duration = Duration::from_millis(2);
+
+/// How soon to ask again for an endpoint that the registry does not know yet.
+const BEHIND: Duration = Duration::from_millis(50);
+
+/// How often gauges are set, positions published and the window is looked at.
+const REPORT: Duration = Duration::from_millis(100);
+
+/// How long a delivery whose acknowledgement was lost waits in a tier.
+const RESPILL: Duration = Duration::from_secs(5);
+
+/// What every further delivery of a record takes of the memory budget.
+const DELIVERY_WEIGHT: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Events,
+    Retry { prefix: String },
+}
+
+/// Why the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Finished,
+    Failed(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping,
+    Finishing(Instant),
+}
+
+/// A revocation that is going on.
+#[derive(Debug)]
+struct Revoking {
+    partitions: Vec<TopicPartition>,
+    deadline: Instant,
+}
+
+/// What became of records, counted up between two updates of the metrics.
+#[derive(Debug, Default)]
+struct Counts {
+    matched: u64,
+    unmatched: u64,
+    unparsable: u64,
+    tombstone: u64,
+}
+
+pub(super) struct Source {
+    kind: Kind,
+    log: Arc<dyn Log>,
+    consumer: Box<dyn Consumer>,
+    config: Config,
+    wiring: Wiring,
+    shared: Arc<Shared>,
+    partitions: Partitions,
+    phase: Phase,
+    revoking: Option<Revoking>,
+    next_commit: Instant,
+    next_report: Instant,
+    next_reread: Instant,
+    /// Since when nothing is taken, and why.
+    halted: Option<(Instant, &'static str)>,
+    /// The log's trouble was told; it is told again when it is over.
+    in_trouble: bool,
+    /// Smoothed weight of the records read, bytes: how many fit into what is free.
+    weight: usize,
+    /// Bytes of the budget that the records of this poll took.
+    taken: usize,
+    out: Vec<Routed>,
+    matches: Vec<Arc<Endpoint>>,
+    counts: Counts,
+}
+
+impl Source {
+    pub fn new(kind: Kind, log: Arc<dyn Log>, consumer: Box<dyn Consumer>, config: Config, wiring: Wiring, shared: Arc<Shared>) -> Source {
+        let now = Instant::now();
+        let partitions = Partitions::new(config.window, wiring.registry_id.clone());
+        if kind == Kind::Events {
+            wiring.metrics.window_limit.set(f64::from(config.window));
+        }
+        Source {
+            kind,
+            log,
+            consumer,
+            config,
+            wiring,
+            shared,
+            partitions,
+            phase: Phase::Running,
+            revoking: None,
+            next_commit: now,
+            next_report: now,
+            next_reread: now,
+            halted: None,
+            in_trouble: false,
+            weight: 1024,
+            taken: 0,
+            out: Vec::new(),
+            matches: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Turns until it is told to finish or cannot go on.
+    pub fn run(mut self, inbox: &mpsc::Receiver<Command>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            let command = if pause.is_zero() { inbox.try_recv().ok() } else { inbox.recv_timeout(pause).ok() };
+            if let Some(command) = command {
+                self.command(command);
+            }
+            match self.turn(Instant::now()) {
+                Ok(time) => pause = time,
+                Err(end) => {
+                    self.leave(end);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub fn command(&mut self, command: Command) {
+        match (command, self.phase) {
+            (Command::Stop, Phase::Running) => self.phase = Phase::Stopping,
+            (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => return,
+            (Command::Finish(deadline), _) => self.phase = Phase::Finishing(deadline),
+        }
+        for owned in &mut self.partitions.list {
+            owned.forget_waiting();
+        }
+    }
+
+    /// One round. Returns how long to wait before the next one.
+    pub fn turn(&mut self, now: Instant) -> Result<Duration, End> {
+        self.collect();
+        if self.revoking.is_some() {
+            return self.go_on_revoking(now);
+        }
+        self.read_dropped_again(now);
+        if now >= self.next_commit {
+            self.next_commit = now + self.config.commit_interval;
+            self.commit(None, CommitMode::Async)?;
+            let lag = self.consumer.lag();
+            self.wiring.metrics.lag.with(self.name()).set(lag.unwrap_or(0) as f64);
+        }
+        if now >= self.next_report {
+            self.next_report = now + REPORT;
+            self.report(now);
+        }
+        if let Phase::Finishing(deadline) = self.phase
+            && (self.partitions.outstanding() == 0 || now >= deadline)
+        {
+            return self.finish(now, deadline);
+        }
+        let reason = self.reason_to_halt();
+        self.halt(reason, now);
+        if reason.is_none() {
+            self.let_go_on(now)?;
+        }
+        let is_patient = self.halted.is_some_and(|(since, _)| now.saturating_duration_since(since) < self.config.patience);
+        if is_patient && self.phase == Phase::Running {
+            return Ok(SOON);
+        }
+        if !self.pause_and_resume()? {
+            // Polled without the pause it would bring more than there is room for.
+            return Ok(IDLE);
+        }
+        self.poll(now)
+    }
+
+    fn collect(&mut self) {
+        let collected = self.partitions.collect();
+        if collected.late > 0 {
+            self.wiring.metrics.late_settlements_total.increment(collected.late);
+        }
+        if collected.dropped > 0 {
+            self.wiring.metrics.dropped_acknowledgements_total.increment(collected.dropped);
+            tracing::error!(records = collected.dropped, "acknowledgements were dropped: a bug; their records are read again and spilled");
+        }
+    }
+
+    /// Why nothing may be taken now.
+    fn reason_to_halt(&self) -> Option<&'static str> {
+        if self.phase != Phase::Running {
+            return Some("stopping");
+        }
+        if let Some(reason) = (self.wiring.gate)() {
+            return Some(reason);
+        }
+        (self.wiring.budget.free() == 0).then_some("memory")
+    }
+
+    fn halt(&mut self, reason: Option<&'static str>, now: Instant) {
+        let before = self.halted.map(|(_, reason)| reason);
+        if before == reason {
+            return;
+        }
+        let since = self.halted.map_or(now, |(since, _)| since);
+        self.halted = reason.map(|reason| (since, reason));
+        if self.kind == Kind::Events {
+            let gauge = &self.wiring.metrics.sources_stopped;
+            for (reason, value) in [(before, 0.0), (reason, 1.0)] {
+                if let Some(reason) = reason.filter(|reason| *reason != "stopping") {
+                    gauge.with(reason).set(value);
+                }
+            }
+        }
+    }
+
+    /// Takes up what waited in the window's backlog and what is due.
+    fn let_go_on(&mut self, now: Instant) -> Result<(), End> {
+        for index in 0..self.partitions.list.len() {
+            while self.wiring.budget.free() > 0 {
+                let owned = &mut self.partitions.list[index];
+                let Some(record) = owned.backlog.pop_front_if(|record| owned.tracker.fits(record.position.offset)) else { break };
+                self.admit(index, record, now)?;
+            }
+            while self.wiring.budget.free() > 0 {
+                let Some((offset, held)) = self.partitions.list[index].release(now) else { break };
+                self.go_on(index, offset, held, now)?;
+            }
+        }
+        self.flush()
+    }
+
+    fn go_on(&mut self, index: usize, offset: i64, held: Held, now: Instant) -> Result<(), End> {
+        let remaining = held.delivery.due_at.map_or(0, |due_at| due_at.as_millisecond() - self.wiring.clock.now_ms());
+        if held.moves_on && remaining > 0 {
+            let permit = self.wiring.budget.take(held.delivery.event.weight());
+            let acks = self.partitions.list[index].open(offset, 1, permit, now);
+            for ack in acks {
+                (self.wiring.respill)(held.delivery.clone(), Duration::from_millis(remaining.unsigned_abs()), ack);
+            }
+            return Ok(());
+        }
+        self.place(index, offset, held.delivery, now)
+    }
+
+    /// Which partitions bring nothing for a while: all of them while nothing is taken; one whose window is full or that holds enough. False if the log
+    /// could not be told.
+    fn pause_and_resume(&mut self) -> Result<bool, End> {
+        let all = self.halted.is_some();
+        let memory = usize::try_from(self.config.hold_memory.0).unwrap_or(usize::MAX);
+        let held_bytes = self.partitions.held_bytes();
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for owned in &mut self.partitions.list {
+            // What is paused is resumed only when there is room for more than a record: a pause costs what was prefetched.
+            let (most, memory) = if owned.paused { (self.config.hold / 4, memory / 4 * 3) } else { (self.config.hold - 1, memory) };
+            let holds_enough = owned.held() > most || (owned.held() > 0 && held_bytes > memory);
+            let wanted = all || !owned.backlog.is_empty() || holds_enough;
+            if wanted != owned.paused {
+                owned.paused = wanted;
+                if wanted { &mut pause } else { &mut resume }.push(owned.lease.partition.clone());
+            }
+        }
+        let mut result = Ok(());
+        if !pause.is_empty() {
+            result = self.consumer.pause(&pause);
+        }
+        if !resume.is_empty() {
+            result = result.and(self.consumer.resume(&resume));
+        }
+        if result.is_err() {
+            for owned in &mut self.partitions.list {
+                let partition = &owned.lease.partition;
+                owned.paused = (owned.paused || resume.contains(partition)) && !pause.contains(partition);
+            }
+        }
+        Ok(self.heed(result)?.is_some())
+    }
+
+    fn poll(&mut self, now: Instant) -> Result<Duration, End> {
+        let polled = self.consumer.poll(self.poll_time(now), self.poll_records());
+        let Some(polled) = self.heed(polled)? else { return Ok(IDLE) };
+        match polled {
+            Polled::Records(records) => self.take(records, now)?,
+            Polled::Assigned(assigned) => {
+                self.wiring.metrics.rebalances_total.with("assigned").increment(1);
+                self.partitions.assign(assigned).map_err(End::Failed)?;
+                self.report(now);
+            }
+            Polled::Revoked { partitions, lost: true } => {
+                self.wiring.metrics.rebalances_total.with("lost").increment(1);
+                tracing::warn!(partitions = partitions.len(), "partitions lost: what was in flight is sent again by their new owner");
+                self.partitions.end(&partitions);
+                let result = self.consumer.release();
+                self.heed(result)?;
+            }
+            Polled::Revoked { partitions, lost: false } => {
+                self.wiring.metrics.rebalances_total.with("revoked").increment(1);
+                for owned in self.partitions.list.iter_mut().filter(|owned| partitions.contains(&owned.lease.partition)) {
+                    owned.forget_waiting();
+                }
+                self.revoking = Some(Revoking { partitions, deadline: now + self.config.drain });
+            }
+        }
+        Ok(Duration::ZERO)
+    }
+
+    fn poll_time(&self, now: Instant) -> Duration {
+        let due = self.partitions.next_release().map(|due| due.saturating_duration_since(now));
+        let commit = self.next_commit.saturating_duration_since(now);
+        let is_held_up = self.phase != Phase::Running || self.partitions.list.iter().any(|owned| !owned.backlog.is_empty());
+        let most = if is_held_up { IDLE / 10 } else { IDLE };
+        let least = Duration::from_millis(1);
+        // While nothing is taken, what is due waits too.
+        due.filter(|_| self.halted.is_none()).unwrap_or(most).min(most).min(commit).max(least)
+    }
+
+    /// As many records as fit into the memory that is free.
+    fn poll_records(&self) -> usize {
+        let most = match self.kind {
+            Kind::Events => self.config.batch,
+            // What is not due yet is held: a poll brings no more than a partition may hold.
+            Kind::Retry { .. } => self.config.batch.min(self.config.hold),
+        };
+        (self.wiring.budget.free() / self.weight + 1).min(most)
+    }
+
+    fn take(&mut self, records: Vec<Record>, now: Instant) -> Result<(), End> {
+        if self.phase != Phase::Running {
+            // Read before the pause took hold; never counted as read, so they come again.
+            return Ok(());
+        }
+        self.shared.read.fetch_add(records.len() as u64, Ordering::Relaxed);
+        let count = records.len().max(1);
+        let bytes: usize = records.iter().map(|record| record.value.as_ref().map_or(0, |value| value.len()) + 512).sum();
+        self.taken = 0;
+        let is_halted = self.halted.is_some();
+        for record in records {
+            let Some(index) = self.partitions.find(&record.position) else { continue };
+            let owned = &mut self.partitions.list[index];
+            if is_halted || !owned.backlog.is_empty() || !owned.tracker.fits(record.position.offset) {
+                owned.backlog.push_back(record);
+            } else {
+                self.admit(index, record, now)?;
+            }
+        }
+        self.weight = (self.weight * 7 + self.taken.max(bytes) / count) / 8 + 1;
+        self.flush()
+    }
+
+    /// A record enters the window.
+    fn admit(&mut self, index: usize, record: Record, now: Instant) -> Result<(), End> {
+        let offset = record.position.offset;
+        if !self.partitions.read(index, offset) {
+            return Ok(());
+        }
+        if is_tombstone(&record) {
+            self.counts.tombstone += 1;
+            self.partitions.list[index].settle(offset);
+            return Ok(());
+        }
+        match &self.kind {
+            Kind::Events if !is_delivery(&record) => match decode_event(&record) {
+                Ok(event) => self.fan_out(index, &record, event, now),
+                Err(wrong) => self.refuse(index, record, wrong, now),
+            },
+            Kind::Events => match decode_delivery(&record) {
+                Ok(delivery) => {
+                    self.counts.matched += 1;
+                    return self.place(index, offset, delivery, now);
+                }
+                Err(wrong) => self.refuse(index, record, wrong, now),
+            },
+            Kind::Retry { prefix } => match decode_delivery(&record) {
+                Ok(delivery) => {
+                    let tier = retry::delay_of(&record.position.topic, prefix);
+                    let wait = retry::wait(&delivery, record.appended_ms, self.wiring.clock.now_ms(), tier);
+                    if wait.time.is_zero() {
+                        return self.place(index, offset, delivery, now);
+                    }
+                    self.partitions.list[index].hold(now + wait.time, offset, Held { delivery, moves_on: wait.moves_on });
+                }
+                Err(wrong) => self.refuse(index, record, wrong, now),
+            },
+        }
+        if self.out.len() >= self.config.batch { self.flush() } else { Ok(()) }
+    }
+
+    /// An event becomes a delivery to each endpoint that wants it.
+    fn fan_out(&mut self, index: usize, record: &Record, event: Event, now: Instant) {
+        let offset = record.position.offset;
+        self.matches.clear();
+        (self.wiring.route)(&event, &mut self.matches);
+        let owned = &mut self.partitions.list[index];
+        if self.matches.is_empty() {
+            self.counts.unmatched += 1;
+            owned.settle(offset);
+            return;
+        }
+        self.counts.matched += 1;
+        let weight = event.weight() + (self.matches.len() - 1) * DELIVERY_WEIGHT;
+        self.taken += weight;
+        let permit = self.wiring.budget.take(weight);
+        let acks = owned.open(offset, self.matches.len(), permit, now);
+        let event = Arc::new(event);
+        let accepted_at = timestamp_from_ms(record.appended_ms);
+        self.out.extend(self.matches.drain(..).zip(acks).map(|(endpoint, ack)| Routed {
+            delivery: first_delivery(&event, &endpoint, record, accepted_at),
+            endpoint,
+            ack,
+            class: Class::First,
+        }));
+    }
+
+    /// A delivery goes to its endpoint, if there is one.
+    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, now: Instant) -> Result<(), End> {
+        let resolved = (self.wiring.resolve)(&delivery.endpoint, delivery.registry_offset);
+        let owned = &mut self.partitions.list[index];
+        match resolved {
+            Resolved::Behind => owned.hold(now + BEHIND, offset, Held { delivery, moves_on: false }),
+            Resolved::Deliver(endpoint) => {
+                let permit = self.wiring.budget.take(delivery.event.weight());
+                let class = if delivery.attempts == 0 { Class::First } else { Class::Retry };
+                let acks = owned.open(offset, 1, permit, now);
+                self.out.extend(acks.map(|ack| Routed { delivery: delivery.clone(), endpoint: Arc::clone(&endpoint), ack, class }));
+                if self.out.len() >= self.config.batch {
+                    self.flush()?;
+                }
+            }
+            Resolved::Dead(reason) => {
+                let permit = self.wiring.budget.take(delivery.event.weight());
+                let detail = format!("its endpoint `{}` takes no deliveries: {}", delivery.endpoint, reason.as_str());
+                for ack in owned.open(offset, 1, permit, now) {
+                    (self.wiring.doom)(Doomed { what: DoomedThing::Delivery(delivery.clone()), reason, detail: detail.clone(), ack });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A record that cannot be read goes to the dead letters.
+    fn refuse(&mut self, index: usize, record: Record, wrong: Unreadable, now: Instant) {
+        self.counts.unparsable += 1;
+        tracing::warn!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
+        let permit = self.wiring.budget.take(record.value.as_ref().map_or(0, |value| value.len()) + 512);
+        for ack in self.partitions.list[index].open(record.position.offset, 1, permit, now) {
+            let Unreadable { reason, detail } = wrong.clone();
+            (self.wiring.doom)(Doomed { what: DoomedThing::Record(record.clone()), reason, detail, ack });
+        }
+    }
+
+    /// Hands over what was routed, and counts.
+    fn flush(&mut self) -> Result<(), End> {
+        if self.kind == Kind::Events {
+            let total = &self.wiring.metrics.events_total;
+            let Counts { matched, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
+            for (result, count) in [("matched", matched), ("unmatched", unmatched), ("unparsable", unparsable), ("tombstone", tombstone)] {
+                if count > 0 {
+                    total.with(result).increment(count);
+                }
+            }
+        }
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let room = self.out.len();
+        let batch = std::mem::replace(&mut self.out, Vec::with_capacity(room));
+        (self.wiring.deliver)(batch).map_err(|Closed| End::Finished)
+    }
+
+    fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {
+        let Some(revoking) = self.revoking.take() else { return Ok(Duration::ZERO) };
+        let of = |partition: &TopicPartition| revoking.partitions.contains(partition);
+        let out: u64 = self.partitions.list.iter().filter(|owned| of(&owned.lease.partition)).map(|owned| owned.outstanding).sum();
+        let is_over = matches!(self.phase, Phase::Finishing(deadline) if now >= deadline);
+        if out > 0 && now < revoking.deadline && !is_over {
+            self.revoking = Some(revoking);
+            return Ok(SOON);
+        }
+        if out > 0 {
+            tracing::info!(records = out, "partitions are given up while records are in flight: their new owner sends those again");
+        }
+        for owned in self.partitions.list.iter().filter(|owned| of(&owned.lease.partition)) {
+            owned.lease.end();
+        }
+        self.collect();
+        self.commit(Some(&revoking.partitions), CommitMode::Sync)?;
+        self.partitions.end(&revoking.partitions);
+        let result = self.consumer.release();
+        self.heed(result)?;
+        self.report(now);
+        Ok(Duration::ZERO)
+    }
+
+    /// Commits what has changed; a failure leaves it to the next time. True if everything was committed.
+    fn commit(&mut self, only: Option<&[TopicPartition]>, mode: CommitMode) -> Result<bool, End> {
+        let list = self.partitions.commits(only, mode);
+        if list.is_empty() {
+            return Ok(true);
+        }
+        let mut commits = Vec::with_capacity(list.len());
+        let mut committed = Vec::with_capacity(list.len());
+        for (index, commit, is_whole) in list {
+            let owned = &self.partitions.list[index];
+            if !is_whole && self.phase != Phase::Running {
+                // What is done above cannot all be told: what still waits below goes back to the log, so that it need not be.
+                owned.ask_to_leave(owned.tracker.next());
+            }
+            committed.push((index, owned.changes));
+            commits.push(commit);
+        }
+        let result = self.consumer.commit(&commits, mode);
+        let is_done = result.is_ok();
+        self.wiring.metrics.commits_total.with(if is_done { "ok" } else { "failed" }).increment(1);
+        if is_done {
+            for (index, changes) in committed {
+                self.partitions.list[index].changes -= changes;
+                self.partitions.list[index].has_committed = true;
+            }
+        } else {
+            // The failure may be that of the commit before: everything is committed again.
+            for owned in &mut self.partitions.list {
+                owned.changes = owned.changes.max(1);
+            }
+        }
+        self.heed(result)?;
+        Ok(is_done)
+    }
+
+    /// What was taken is settled, or the deadline has passed: the last commit.
+    fn finish(&mut self, now: Instant, deadline: Instant) -> Result<Duration, End> {
+        let is_late = now >= deadline;
+        if is_late {
+            for owned in &self.partitions.list {
+                owned.lease.end();
+            }
+            self.collect();
+        }
+        if self.commit(None, CommitMode::Sync)? || is_late {
+            let open = self.partitions.outstanding();
+            if open > 0 {
+                tracing::warn!(records = open, source = self.name(), "stopped while records were in flight: they are sent again");
+            }
+            return Err(End::Finished);
+        }
+        Ok(IDLE)
+    }
+
+    fn leave(mut self, end: End) {
+        let partitions: Vec<TopicPartition> = self.partitions.list.iter().map(|owned| owned.lease.partition.clone()).collect();
+        self.partitions.end(&partitions);
+        let deadline = match self.phase {
+            Phase::Finishing(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Phase::Running | Phase::Stopping => self.config.drain,
+        };
+        self.consumer.close(deadline.max(Duration::from_millis(500)));
+        if let End::Failed(reason) = end {
+            (self.wiring.failed)(reason);
+        }
+    }
+
+    /// Reads a record again of which an acknowledgement was dropped, one at a time and seldom, and has its deliveries spilled. Which of them were
+    /// done is not known any more: all are owed.
+    fn read_dropped_again(&mut self, now: Instant) {
+        const SELDOM: Duration = Duration::from_millis(200);
+        if now < self.next_reread {
+            return;
+        }
+        let Some(index) = self.partitions.list.iter().position(|owned| !owned.dropped.is_empty()) else { return };
+        self.next_reread = now + SELDOM;
+        let owned = &mut self.partitions.list[index];
+        let Some(offset) = owned.dropped.pop_front() else { return };
+        match read_one(&*self.log, owned.lease.partition.clone(), offset) {
+            Ok(Found::Record(record)) => self.respill(index, *record, now),
+            Ok(Found::Gone) => {
+                tracing::error!(topic = %owned.lease.partition.topic, partition = owned.lease.partition.partition, offset,
+                    "a record whose acknowledgement was dropped is no longer in the log: it cannot be sent again");
+                owned.settle(offset);
+            }
+            Ok(Found::NotYet) => owned.dropped.push_back(offset),
+            Err(error) => {
+                tracing::warn!(%error, offset, "a record whose acknowledgement was dropped cannot be read now");
+                owned.dropped.push_back(offset);
+            }
+        }
+    }
+
+    fn respill(&mut self, index: usize, record: Record, now: Instant) {
+        let offset = record.position.offset;
+        let deliveries = if self.kind != Kind::Events || is_delivery(&record) {
+            decode_delivery(&record).map(|delivery| vec![delivery])
+        } else {
+            decode_event(&record).map(|event| {
+                self.matches.clear();
+                (self.wiring.route)(&event, &mut self.matches);
+                let (event, accepted_at) = (Arc::new(event), timestamp_from_ms(record.appended_ms));
+                self.matches.drain(..).map(|endpoint| first_delivery(&event, &endpoint, &record, accepted_at)).collect()
+            })
+        };
+        match deliveries {
+            Err(wrong) => self.refuse(index, record, wrong, now),
+            Ok(deliveries) if deliveries.is_empty() => self.partitions.list[index].settle(offset),
+            Ok(deliveries) => {
+                let permit = self.wiring.budget.take(deliveries[0].event.weight());
+                let acks = self.partitions.list[index].open(offset, deliveries.len(), permit, now);
+                for (delivery, ack) in deliveries.into_iter().zip(acks) {
+                    (self.wiring.respill)(delivery, RESPILL, ack);
+                }
+            }
+        }
+    }
+
+    /// Sets gauges, publishes positions, and asks the oldest records to leave a window that is half full.
+    fn report(&mut self, now: Instant) {
+        let half = u64::from(self.config.window / 2);
+        for owned in self.partitions.list.iter().filter(|owned| owned.tracker.span() > half) {
+            owned.ask_to_leave(owned.tracker.next() - i64::from(self.config.window / 2));
+        }
+        let set = |value: &std::sync::atomic::AtomicU64, to: u64| value.store(to, Ordering::Relaxed);
+        set(&self.shared.partitions, self.partitions.list.len() as u64);
+        set(&self.shared.open, self.partitions.outstanding());
+        set(&self.shared.held, self.partitions.held());
+        *self.shared.positions.lock().expect("nothing panics while it holds this lock") = self.partitions.positions();
+        let metrics = &self.wiring.metrics;
+        match self.kind {
+            Kind::Events => {
+                metrics.window_used.set(self.partitions.widest() as f64);
+                metrics.oldest_open_seconds.set(self.partitions.oldest_age(now).as_secs_f64());
+                metrics.commit_lag.set(self.partitions.list.iter().map(|owned| owned.changes).sum::<u64>() as f64);
+                let is_full = self.partitions.list.iter().any(|owned| !owned.tracker.fits(owned.tracker.next()));
+                metrics.sources_stopped.with("window").set(f64::from(u8::from(is_full)));
+            }
+            Kind::Retry { .. } => metrics.retries_waiting.set(self.partitions.held() as f64),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Events => "events",
+            Kind::Retry { .. } => "retry",
+        }
+    }
+
+    /// Trouble of the log is told once and waited out; what cannot be waited out ends the source.
+    fn heed<T>(&mut self, result: Result<T, LogError>) -> Result<Option<T>, End> {
+        match result {
+            Ok(value) => {
+                if std::mem::take(&mut self.in_trouble) {
+                    tracing::info!(source = self.name(), "the log answers again");
+                }
+                Ok(Some(value))
+            }
+            Err(LogError::Fatal(reason)) => Err(End::Failed(reason)),
+            Err(error @ (LogError::Unavailable(_) | LogError::TooLarge { .. })) => {
+                if !std::mem::replace(&mut self.in_trouble, true) {
+                    tracing::warn!(source = self.name(), %error, "the log does not answer; trying on");
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+enum Found {
+    Record(Box<Record>),
+    Gone,
+    /// The log has not brought it within the time given.
+    NotYet,
+}
+
+fn read_one(log: &dyn Log, partition: TopicPartition, offset: i64) -> Result<Found, LogError> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let mut reader = log.reader(partition, From::Offset(offset))?;
+    let first = reader.poll(PATIENCE, 1)?.into_iter().next();
+    Ok(match first {
+        Some(record) if record.position.offset == offset => Found::Record(Box::new(record)),
+        Some(_) => Found::Gone,
+        None if reader.next() > offset => Found::Gone,
+        None => Found::NotYet,
+    })
+}
+
+/// The delivery of an event that was just read to one of the endpoints that want it.
+pub(super) fn first_delivery(event: &Arc<Event>, endpoint: &Endpoint, record: &Record, accepted_at: crate::model::Timestamp) -> Delivery {
+    Delivery {
+        event: Arc::clone(event),
+        endpoint: endpoint.id.clone(),
+        origin: record.position.clone(),
+        attempts: 0,
+        accepted_at,
+        due_at: None,
+        registry_offset: endpoint.registry_offset,
+        purpose: Purpose::Event,
+        reason: None,
+    }
+}

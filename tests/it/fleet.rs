@@ -1,0 +1,98 @@
+//! Several instances are one: they share health, tokens and endpoints, and each goes on alone when Redis is away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::support::{
+    daemon::{ADMIN_TOKEN, Backend, Site, event},
+    receiver::{Answer, Receiver},
+    redis::OwnRedis,
+};
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_token_is_refused_everywhere_within_a_second() {
+    let site = Site::new(Backend::Cluster);
+    let (first, second) = (site.start().await, site.start().await);
+    let token = first.ok(Method::POST, "/v1/tokens", Some(json!({ "name": "ci", "role": "developer" }))).await;
+    let (id, key) = (token["id"].as_str().expect("an id"), token["key"].as_str().expect("a key"));
+    let deadline = tokio::time::Instant::now() + WITHIN;
+    while second.call_as(key, Method::GET, "/v1/endpoints", None).await.0 != StatusCode::OK {
+        assert!(tokio::time::Instant::now() < deadline, "the other instance never learned of the token");
+    }
+    assert_eq!(second.call_as(key, Method::POST, "/v1/tokens", Some(json!({ "name": "x" }))).await.0, StatusCode::FORBIDDEN, "a developer");
+    first.ok(Method::DELETE, &format!("/v1/tokens/{id}"), None).await;
+    let deleted = tokio::time::Instant::now();
+    assert_eq!(first.call_as(key, Method::GET, "/v1/endpoints", None).await.0, StatusCode::UNAUTHORIZED, "read your writes");
+    while second.call_as(key, Method::GET, "/v1/endpoints", None).await.0 != StatusCode::UNAUTHORIZED {
+        assert!(deleted.elapsed() < Duration::from_secs(1), "still accepted by the other instance");
+    }
+    assert_eq!(second.call_as(ADMIN_TOKEN, Method::GET, "/v1/endpoints", None).await.0, StatusCode::OK);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_degraded_endpoint_is_degraded_for_the_whole_fleet_and_told_once() {
+    let receiver = Receiver::start(|request| if request.path == "/told" { Answer::Status(200) } else { Answer::Hang }).await;
+    let site = Site::new(Backend::Cluster);
+    let environment = [("POSTHASTE_DELIVERY__RESPONSE_TIMEOUT", "300ms")];
+    let (first, second) = (site.start_with(&environment).await, site.start_with(&environment).await);
+    first.add_endpoint(json!({ "id": "hangs", "url": receiver.url("/"), "channels": ["c"] })).await;
+    first.add_endpoint(json!({ "id": "told", "url": receiver.url("/told"), "types": ["endpoint.*"] })).await;
+    first.send(&[event(1, "c", "t")]).await;
+    for daemon in [&first, &second] {
+        daemon.until_metric("posthaste_endpoints{state=\"degraded\"", WITHIN, |count| count == 1.0).await;
+    }
+    let requests = receiver.until(WITHIN, "the transition is told", |requests| requests.iter().any(|request| request.path == "/told")).await;
+    let told = requests.iter().find(|request| request.path == "/told").expect("just seen").json();
+    assert_eq!(told["type"], "endpoint.degraded", "{told}");
+    let transitions = first.metric("posthaste_health_transitions_total{to=\"degraded\"").await + second.metric("posthaste_health_transitions_total{to=\"degraded\"").await;
+    assert_eq!(transitions, 1.0, "one instance caused it");
+    first.stop().await;
+    second.stop().await;
+    let told = receiver.requests().iter().filter(|request| request.path == "/told").count();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_go_on_while_redis_is_away_at_start_and_later() {
+    let healthy = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&healthy);
+    let receiver = Receiver::start(move |_| if flag.load(Ordering::Relaxed) { Answer::Status(200) } else { Answer::Status(500) }).await;
+    let mut redis = OwnRedis::reserved();
+    let site = Site::new(Backend::Cluster);
+    let url = redis.url();
+    let environment = [("POSTHASTE_REDIS__URL", url.as_str())];
+    // Nobody listens there yet.
+    let daemon = site.start_with(&environment).await;
+    assert_eq!(daemon.metric("posthaste_health_connected").await, 0.0);
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
+    daemon.send(&[event(1, "c", "t")]).await;
+    receiver.wait_for(1, WITHIN).await;
+
+    // Local counters degrade an endpoint all the same.
+    healthy.store(false, Ordering::Relaxed);
+    daemon.send(&(2..14).map(|n| event(n, "c", "t")).collect::<Vec<_>>()).await;
+    daemon.until_metric("posthaste_endpoints{state=\"degraded\"", WITHIN, |count| count == 1.0).await;
+    healthy.store(true, Ordering::Relaxed);
+
+    redis.start();
+    daemon.until_metric("posthaste_health_connected", WITHIN, |value| value == 1.0).await;
+    // Frozen: neither refused nor answered.
+    redis.freeze();
+    let before = receiver.count();
+    daemon.send(&(100..200).map(|n| event(n, "c", "t")).collect::<Vec<_>>()).await;
+    receiver.wait_for(before + 100, WITHIN).await;
+    redis.thaw();
+    daemon.stop().await;
+}
