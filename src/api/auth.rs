@@ -128,3 +128,36 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
     let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_admin_token_is_made_once_unless_it_is_configured() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (made, is_new) = AdminToken::load(None, Some(directory.path())).expect("made");
+        let path = directory.path().join(TOKEN_FILE);
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let (read, is_new_again) = AdminToken::load(None, Some(directory.path())).expect("read");
+        assert_eq!((is_new, is_new_again, made.0 == read.0), (true, false, true));
+        let (configured, is_new) = AdminToken::load(Some(&Secret::new("hunter2")), Some(directory.path())).expect("configured");
+        assert_eq!((configured.0, is_new), (hash_of_key("hunter2"), false));
+        assert!(AdminToken::load(None, None).is_err_and(|error| error.contains("api.admin_token")));
+    }
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let key = |name: &'static str, value: &str| {
+            let headers = HeaderMap::from_iter([(header::HeaderName::from_static(name), value.parse().expect("a value"))]);
+            key_of(&headers).map(str::to_owned)
+        };
+        assert_eq!(key("authorization", "Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(key("authorization", "bearer abc").as_deref(), Some("abc"));
+        assert_eq!(key("x-api-token", "abc").as_deref(), Some("abc"));
+        assert_eq!(key("authorization", "Basic abc"), None);
+        assert_eq!(key("cookie", "abc"), None);
+    }
+}

@@ -19,8 +19,7 @@ use crate::{
 pub struct Problem {
     /// Always `about:blank`: the status says what kind it is, `code` which one.
     #[serde(rename = "type")]
-    #[schema(example = "about:blank")]
-    kind: &'static str,
+    kind: Kind,
     #[schema(example = "Unprocessable Entity")]
     title: &'static str,
     #[serde(serialize_with = "status")]
@@ -37,8 +36,15 @@ pub struct Problem {
     /// Of several events, those that were stored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     accepted: Vec<super::native::events::Accepted>,
+    /// Seconds.
     #[serde(skip)]
-    retry_after: Option<u64>,
+    retry_after: Option<u32>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+enum Kind {
+    #[serde(rename = "about:blank")]
+    AboutBlank,
 }
 
 fn status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
@@ -48,7 +54,7 @@ fn status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         Problem {
-            kind: "about:blank",
+            kind: Kind::AboutBlank,
             title: status.canonical_reason().unwrap_or("Error"),
             status,
             code,
@@ -99,7 +105,7 @@ impl Problem {
     }
 
     /// 429, to be tried again after so many seconds.
-    pub fn too_many(detail: impl Into<String>, seconds: u64) -> Problem {
+    pub fn too_many(detail: impl Into<String>, seconds: u32) -> Problem {
         Problem { retry_after: Some(seconds), ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail) }
     }
 

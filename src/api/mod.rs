@@ -1,10 +1,10 @@
 //! The management API: axum routes over the registry, the log and what stages offer to it. No route knows another stage's inside, and none is
 //! on the path of an event.
 //!
-//! - Every error is a problem document ([`error`]), also for unknown paths and methods; a body that cannot be read is named by its field.
+//! - Every error is a problem document (`error`), also for unknown paths and methods; a body that cannot be read is named by its field.
 //! - A change is answered after this instance applied it; an event after it is durable.
 //! - What belongs to another tenant does not exist: 404.
-//! - `/openapi.json` is made from the same declarations as the routes ([`openapi`]).
+//! - `/openapi.json` is made from the same declarations as the routes (`openapi`).
 
 pub mod auth;
 mod error;

@@ -5,7 +5,7 @@
 //! 1. A started registry has read its topic to the end ([`Registry::start`] returns then) and follows it. [`Registry::behind_for`] says how
 //!    long it has not been at the end; the sources stop while that is too long.
 //! 2. A write is answered after this instance has applied it, its stages included: `on_change` was called before.
-//! 3. Later offset wins, for everybody alike. Writers that meet find out and put it right ([`write`]).
+//! 3. Later offset wins, for everybody alike. Writers that meet find out and put it right (see `write`).
 //! 4. What a person configures and what health decides have keys of their own and never overwrite each other.
 //! 5. The topic has an id, made with it. A registry that is empty, though deliveries were committed before, or that belongs to another
 //!    key stops the daemon: the alternative would be to acknowledge every event as "matches nothing".

@@ -90,7 +90,10 @@ pub async fn post(
     if let Caller::Token(token) = &caller {
         context.rates.take(&context.registry.tenant(&token.tenant), events.len()).map_err(|wait| {
             context.metrics.ingest_events_total.with("refused").increment(events.len() as u64);
-            Problem::too_many(format!("the rate of the tenant `{}` is used up", token.tenant), wait.as_secs() + 1)
+            Problem::too_many(
+                format!("the rate of the tenant `{}` is used up", token.tenant),
+                u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX),
+            )
         })?;
     }
     let results = context.ingest.append(events.clone()).await;
