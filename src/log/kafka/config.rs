@@ -315,7 +315,7 @@ mod tests {
             let config = parse(&format!("[properties]\n{wrong}")).unwrap();
             let problems = config.check();
             assert_eq!(problems.len(), 1, "{wrong}: {problems:?}");
-            assert_eq!(problems[0].0, "kafka.properties");
+            assert_eq!(problems[0].0, "properties");
         }
     }
 
