@@ -1,7 +1,7 @@
 //! Delivery: one attempt, from the event to the class of its outcome.
 //!
 //! payload → headers → auth → signature → compression → connection → answer → class. An attempt never fails as a Rust error: whatever
-//! happens is data about the endpoint, the network or us ([`Outcome`]). What an endpoint sends is hostile: every phase has a deadline, the
+//! happens is data about the endpoint, the network or us ([`Outcome`](crate::model::Outcome)). What an endpoint sends is hostile: every phase has a deadline, the
 //! answer a limit, redirects are not followed, and only addresses that the [`address`] policy allows are connected to.
 //!
 //! [`Shared`] is what all threads have in common and never changes; a [`Sender`] belongs to one thread and holds its connections, so
