@@ -58,7 +58,9 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        Problem::malformed(path, format!("cannot be read: {}", error.into_inner()))
+        // Where it is no JSON at all there is no field to name.
+        let is_data = error.inner().classify() == serde_json::error::Category::Data;
+        Problem::malformed(if is_data { path } else { ".".to_owned() }, format!("cannot be read: {}", error.into_inner()))
     })?;
     json.end().map_err(|error| Problem::malformed(".", format!("has something behind its end: {error}")))?;
     Ok(document)

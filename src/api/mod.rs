@@ -31,11 +31,11 @@ use self::{error::Problem, jobs::Jobs, rates::Rates};
 use crate::{
     delivery::address,
     health::Health,
-    log::{Log, LogError},
+    log::{Log, LogError, topics::Topics},
     model::{Clock, Position, Secret},
     registry::Registry,
     settle::{dead_letter::DeadLetters, journal::Journal},
-    sources::ingest::Ingest,
+    sources::{ingest::Ingest, replay::Replays},
     telemetry::Metrics,
 };
 
@@ -85,8 +85,8 @@ pub struct State {
     pub dead_letters: Arc<DeadLetters>,
     pub journal: Arc<Journal>,
     pub addresses: Arc<address::Policy>,
-    /// Where deliveries that are made here go: the first of `topics.events`.
-    pub events: Arc<str>,
+    pub replays: Arc<Replays>,
+    pub topics: Topics,
     /// The offset to be read next of every source partition, as committed; stored with an endpoint when it is disabled. Blocking.
     pub positions: Arc<dyn Fn() -> Result<Vec<Position>, LogError> + Send + Sync>,
     pub admin: AdminToken,

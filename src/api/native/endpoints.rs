@@ -268,7 +268,7 @@ pub async fn test(
     let delivery = Delivery {
         event: Arc::new(event),
         endpoint: entry.endpoint.id.clone(),
-        origin: unplaced(Arc::clone(&context.events)),
+        origin: unplaced(Arc::clone(context.topics.ingest())),
         attempts: 0,
         accepted_at: now,
         due_at: None,
@@ -276,7 +276,7 @@ pub async fn test(
         purpose: Purpose::Test,
         reason: None,
     };
-    let append = encode_delivery(&delivery).to(Arc::clone(&context.events));
+    let append = encode_delivery(&delivery).to(Arc::clone(context.topics.ingest()));
     let position = context.log.append(vec![append]).await.pop().expect("one result for each record")?;
     let accepted = Accepted {
         id: delivery.event.id.to_string(),

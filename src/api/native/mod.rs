@@ -5,6 +5,7 @@ pub mod events;
 mod attempts;
 mod dead_letters;
 mod endpoints;
+mod replays;
 mod status;
 mod tenants;
 mod tokens;
@@ -54,5 +55,7 @@ pub fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(dead_letters::get))
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::progress))
+        .routes(routes!(replays::list, replays::create))
+        .routes(routes!(replays::get, replays::delete))
         .routes(routes!(attempts::list))
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    dead_letters::{self, JobView, Work},
+    dead_letters::{self, JobView},
     endpoints::visible,
+    replays::{self, ReplayView},
     view::EndpointView,
 };
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
     },
     model::{HealthState, Observation, Position, Status, Timestamp, token::Role},
     registry::{Draft, Entry, Suspension},
-    settle::dead_letter::Filter,
 };
 
 /// How long the transition to Active may take to come back through the registry.
@@ -43,9 +43,13 @@ pub struct Enabled {
     /// With `recover`: the redrive of its dead letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     redrive: Option<JobView>,
+    /// With `recover`, if it was suspended: the replay of what passed it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<ReplayView>,
 }
 
-/// Enables an endpoint: Active without a score, whatever it was.
+/// Enables an endpoint: Active without a score, whatever it was. Asked again with `recover` it recovers again, from where it was suspended last: for
+/// when the first recovery was refused (429) or cut short.
 #[utoipa::path(post, path = "/v1/endpoints/{id}/enable", tag = "endpoints", params(("id" = String, Path)), request_body = Enable,
     responses((status = 200, body = Enabled), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub async fn enable(
@@ -70,14 +74,14 @@ pub async fn enable(
     }
     let entry = activate(&context, entry).await?;
     tracing::info!(endpoint = %id, recover = asked.recover, "endpoint enabled");
-    let redrive = if asked.recover {
-        let filter = Filter { endpoint: Some(entry.endpoint.id.clone()), ..Filter::default() };
-        let job = dead_letters::start(&context, Some(entry.endpoint.tenant.clone()), Work::All(filter))?;
-        Some(JobView::of(&job))
-    } else {
-        None
-    };
-    Ok(Json(Enabled { endpoint: EndpointView::of(&context, &entry), redrive }))
+    let mut enabled = Enabled { endpoint: EndpointView::of(&context, &entry), redrive: None, replay: None };
+    if asked.recover {
+        let (letters, replay) = replays::recovery(&context, &entry)?;
+        let job = dead_letters::start(&context, Some(entry.endpoint.tenant.clone()), letters)?;
+        enabled.redrive = Some(JobView::of(&job));
+        enabled.replay = replay.map(ReplayView::of);
+    }
+    Ok(Json(enabled))
 }
 
 /// Disables an endpoint: events pass it by, and what is queued for it becomes dead letters.
