@@ -96,7 +96,7 @@ fn the_manual_names_every_key() {
             .collect();
         for key in keys() {
             let is_table = MANUAL.contains(&format!("[{section}.{key}]"));
-            assert!(is_table || named.contains(&key), "{section}.{key} is not in the manual; it names {named:?}");
+            assert!(is_table || named.contains(key), "{section}.{key} is not in the manual; it names {named:?}");
         }
     }
 }
