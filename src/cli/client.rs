@@ -178,7 +178,10 @@ fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
         (None, None) => {
             let file = config.log.data_directory.join(api::auth::TOKEN_FILE);
             let token = std::fs::read_to_string(&file).map_err(|error| {
-                anyhow::anyhow!("no token: give one by --token or POSTHASTE_TOKEN (the daemon's own, {}, cannot be read: {error})", file.display())
+                anyhow::anyhow!(
+                    "no token: give one by --token or POSTHASTE_TOKEN (the daemon's own, {}, cannot be read: {error})",
+                    file.display()
+                )
             })?;
             Secret::new(token.trim())
         }

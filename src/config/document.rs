@@ -180,12 +180,17 @@ impl<'t> Document<'t> {
             }
             let keys: Vec<&str> = path.iter().filter_map(Step::key).collect();
             let key = std::iter::once(name).chain(keys.iter().copied()).collect::<Vec<_>>().join(".");
+            let message = error.inner().message();
             let what = match at(&mut node, &path).and_then(|value| value.get_ref().as_str()) {
                 // Some parsers do not say what they did not like.
-                Some(text) if !error.inner().message().contains(text) && !keys.iter().any(|key| print::is_secret(key)) => {
-                    format!("`{text}`: {}", explain(error.inner().message()))
+                Some(text)
+                    if !message.contains(text)
+                        && !message.starts_with("unknown field")
+                        && !keys.iter().any(|key| print::is_secret(key)) =>
+                {
+                    format!("`{text}`: {}", explain(message))
                 }
-                _ => explain(error.inner().message()),
+                _ => explain(message),
             };
             self.report(&span, key, what);
             if !cut(&mut node, &path) {

@@ -19,8 +19,9 @@ use std::path::Path;
 pub use problem::{Place, Problem, Problems};
 
 use crate::{
-    api, delivery, health,
+    api, delivery,
     delivery::address::Policy,
+    health,
     health::redis,
     log,
     log::{kafka, topics},

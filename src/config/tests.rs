@@ -96,7 +96,7 @@ fn the_manual_names_every_key() {
             .collect();
         for key in keys() {
             let is_table = MANUAL.contains(&format!("[{section}.{key}]"));
-            assert!(is_table || named.contains(&key), "{section}.{key} is not in the manual; it names {named:?}");
+            assert!(is_table || named.contains(key), "{section}.{key} is not in the manual; it names {named:?}");
         }
     }
 }
@@ -208,7 +208,8 @@ event = "2MiB"
         "test.toml:4: delivery.allow_networks: ",
         "test.toml:4: delivery.allow_networks: ",
         "test.toml:5: delivery.http2: ",
-        "test.toml:8: scheduler.slots: ",
+        "test.toml:8: scheduler.slots: must be between 64",
+        "test.toml:8: scheduler.slots: must be at least 16 for each",
         "test.toml:11: topics.events: ",
         "test.toml:14: log.backend: unknown value `sqllite`; did you mean `sqlite`?",
         "test.toml:15: log.max_record: ",
@@ -269,4 +270,29 @@ password = "hidden-6"
         printed.contains("group = \"mine\"") && printed.contains("response_timeout = \"5s\"") && printed.contains("username = \"u\""),
         "{printed}"
     );
+}
+
+#[test]
+fn a_problem_of_a_section_names_the_key_once() {
+    assert_eq!(
+        problems("[kafka]\ngroup = \"\"\n", &[]),
+        ["test.toml:2: kafka.group: is empty: instances that share the work need one name"]
+    );
+}
+
+#[test]
+fn a_cluster_needs_its_key() {
+    let found = problems("[log]\nbackend = \"kafka\"\n", &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("(default): registry.key: is missing"), "{found:?}");
+}
+
+#[test]
+fn the_example_files_are_without_problems() {
+    let key = ("POSTHASTE_REGISTRY__KEY".to_owned(), "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned());
+    for (name, text) in
+        [("standalone.toml", include_str!("../../config/standalone.toml")), ("cluster.toml", include_str!("../../config/cluster.toml"))]
+    {
+        parse(name, text, [key.clone()]).unwrap_or_else(|problems| panic!("{problems}"));
+    }
 }

@@ -173,31 +173,31 @@ impl Config {
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
         if self.brokers.split(',').any(|broker| broker.trim().is_empty()) {
-            problems.push(("kafka.brokers", "names no broker: write host:port, several separated by commas".to_owned()));
+            problems.push(("brokers", "names no broker: write host:port, several separated by commas".to_owned()));
         }
         if self.group.is_empty() {
-            problems.push(("kafka.group", "is empty: instances that share the work need one name".to_owned()));
+            problems.push(("group", "is empty: instances that share the work need one name".to_owned()));
         }
         if self.instance.as_ref().is_some_and(String::is_empty) {
-            problems.push(("kafka.instance", "is empty: leave it out, or give each instance a name of its own that it keeps".to_owned()));
+            problems.push(("instance", "is empty: leave it out, or give each instance a name of its own that it keeps".to_owned()));
         }
         for (name, reason) in FORBIDDEN {
             if self.properties.0.contains_key(*name) {
-                problems.push(("kafka.properties", format!("`{name}` cannot be set: {reason}")));
+                problems.push(("properties", format!("`{name}` cannot be set: {reason}")));
             }
         }
         // A record larger than the queue would wait for room for ever.
         let (record, queue) = (self.number("message.max.bytes", MESSAGE_MAX), self.number("queue.buffering.max.kbytes", QUEUE_MAX_KIB));
         if queue.saturating_mul(1024) <= record {
             problems.push((
-                "kafka.properties",
+                "properties",
                 format!("`queue.buffering.max.kbytes` ({queue} KiB) must be above `message.max.bytes` ({record} bytes)"),
             ));
         }
         if problems.is_empty() {
             for config in [self.producer(), self.consumer(&self.group, None)] {
                 if let Err(wrong) = config.create_native_config() {
-                    problems.push(("kafka.properties", self.scrub(&wrong.to_string())));
+                    problems.push(("properties", self.scrub(&wrong.to_string())));
                 }
             }
             problems.dedup();
@@ -315,7 +315,7 @@ mod tests {
             let config = parse(&format!("[properties]\n{wrong}")).unwrap();
             let problems = config.check();
             assert_eq!(problems.len(), 1, "{wrong}: {problems:?}");
-            assert_eq!(problems[0].0, "kafka.properties");
+            assert_eq!(problems[0].0, "properties");
         }
     }
 

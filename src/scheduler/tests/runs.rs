@@ -144,7 +144,7 @@ fn a_rate_is_waited_for_without_a_message() {
 fn a_drain_spills_what_waits_and_cuts_off_what_hangs() {
     for (waiting, spilled, left) in [(Waiting::Spill, 20, 0), (Waiting::HandBack, 1, 19)] {
         let (budget, out) = (Budget::new(1 << 28), Arc::<Out>::default());
-        let (began, begun) = mpsc::channel();
+        let (began, begun) = mpsc::sync_channel(1_000);
         let (shards, metrics) = start(&config(), &budget, &out, move || {
             let began = began.clone();
             move |dispatch: Dispatch| {
