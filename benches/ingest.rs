@@ -22,7 +22,8 @@ const BATCH: usize = 100;
 const CLIENTS: usize = 4;
 
 fn main() {
-    let seconds: u64 = std::env::args().skip(1).find(|argument| argument != "--bench").map_or(10, |seconds| seconds.parse().expect("seconds"));
+    let seconds: u64 =
+        std::env::args().skip(1).find(|argument| argument != "--bench").map_or(10, |seconds| seconds.parse().expect("seconds"));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let site = daemon::Site::new(daemon::Backend::Standalone);

@@ -28,7 +28,14 @@ fn main() {
     let beside = runtime.block_on(run(backend, seconds, true));
     let ratio = beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
     for (what, run) in [("all answer", &alone), ("one hangs", &beside)] {
-        println!("{what}: the nine got {} of {} ({:.2} %), p50 {:?}, p99 {:?}", run.arrived, run.owed, run.share() * 100.0, run.p50, run.p99);
+        println!(
+            "{what}: the nine got {} of {} ({:.2} %), p50 {:?}, p99 {:?}",
+            run.arrived,
+            run.owed,
+            run.share() * 100.0,
+            run.p50,
+            run.p99
+        );
     }
     println!("p99 of the nine beside a hanging one over p99 without it: {ratio:.2} (budget 1.3)");
 }

@@ -48,12 +48,16 @@ fn main() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         daemon.stop().await;
-        let first = sink.arrivals().into_iter().skip(arrived as usize).map(|arrival| arrival.at).min().expect("deliveries after the restart");
+        let first =
+            sink.arrivals().into_iter().skip(arrived as usize).map(|arrival| arrival.at).min().expect("deliveries after the restart");
         let counts = counts(&sink);
         let twice: u64 = counts.values().map(|count| count - 1).sum();
         let bound = 2 * (CONCURRENCY * ENDPOINTS + before);
         println!("records {records}, lost {}, came twice {twice}", records - counts.len() as u64);
-        println!("in flight at most {}, answered in the last second before the kill {before}: bound of twice both {bound}", CONCURRENCY * ENDPOINTS);
+        println!(
+            "in flight at most {}, answered in the last second before the kill {before}: bound of twice both {bound}",
+            CONCURRENCY * ENDPOINTS
+        );
         println!("first delivery {:?} after the kill (budget 2 s)", first.saturating_sub(killed));
     });
 }

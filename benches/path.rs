@@ -103,6 +103,9 @@ fn fill(site: &daemon::Site) {
 
 /// An event of 1 KiB.
 fn body(n: u64) -> String {
-    let head = format!("{{\"id\":\"event-{n}\",\"type\":\"message\",\"channel\":\"c{}\",\"time\":\"2026-01-15T12:00:00Z\",\"data\":{{\"text\":\"", n % 32);
+    let head = format!(
+        "{{\"id\":\"event-{n}\",\"type\":\"message\",\"channel\":\"c{}\",\"time\":\"2026-01-15T12:00:00Z\",\"data\":{{\"text\":\"",
+        n % 32
+    );
     format!("{head}{}\"}}}}", "x".repeat(1024 - head.len() - 3))
 }

@@ -223,19 +223,26 @@ impl App {
         let (updates, told) = mpsc::channel(UPDATES);
         let health: Arc<dyn Health> = match config.health.backend {
             HealthBackend::Memory => MemoryHealth::new(config.health.rules(), Arc::clone(&clock), Arc::clone(&metrics), updates),
-            HealthBackend::Redis => {
-                RedisHealth::start(&config.redis, config.health.rules(), Arc::clone(&clock), Arc::clone(&metrics), updates, &runtime::Handle::current())
-                    .map_err(anyhow::Error::msg)?
-            }
+            HealthBackend::Redis => RedisHealth::start(
+                &config.redis,
+                config.health.rules(),
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+                updates,
+                &runtime::Handle::current(),
+            )
+            .map_err(anyhow::Error::msg)?,
         };
         let shared = delivery::Shared::new(&config.delivery, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
-        let destinations = Destinations { retry: policy.tiers().iter().map(|tier| (*tier, topics.retry(*tier))).collect(), dead: topics.dead().clone() };
+        let destinations =
+            Destinations { retry: policy.tiers().iter().map(|tier| (*tier, topics.retry(*tier))).collect(), dead: topics.dead().clone() };
         let settler =
             Settler::new(Arc::clone(&log), destinations, policy, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
         let shard_count = config.scheduler.shard_count();
         let (journal, journal_writer) =
             Journal::new(Arc::clone(&log), topics.attempts().clone(), config.journal.clone(), shard_count, Arc::clone(&metrics));
-        let ingest = Ingest::new(Arc::clone(&log), topics.ingest().clone(), config.ingest.clone(), Arc::clone(&clock), Arc::clone(&metrics));
+        let ingest =
+            Ingest::new(Arc::clone(&log), topics.ingest().clone(), config.ingest.clone(), Arc::clone(&clock), Arc::clone(&metrics));
         let budget = Budget::new(usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX));
         metrics.queued_bytes_limit.set(budget.limit() as f64);
         let stages = Arc::new(Stages {
@@ -342,20 +349,7 @@ impl App {
         });
         let _ = gauges.set(wiring::gauges(&stages, &registry, &readiness));
         readiness.clear("starting");
-        Ok(App {
-            api,
-            admin,
-            config,
-            token_file,
-            stages,
-            dead_letters,
-            sources,
-            failures,
-            readiness,
-            api_stop,
-            api_server,
-            journal_writer,
-        })
+        Ok(App { api, admin, config, token_file, stages, dead_letters, sources, failures, readiness, api_stop, api_server, journal_writer })
     }
 
     /// Says where everything is, on standard output.
@@ -437,7 +431,10 @@ impl App {
         }
         self.stages.settling.close();
         if tokio::time::timeout(SETTLE_DEADLINE, self.stages.settling.wait()).await.is_err() {
-            tracing::warn!(open = self.stages.settling.len(), "appends did not end in time; these deliveries are sent again after the next start");
+            tracing::warn!(
+                open = self.stages.settling.len(),
+                "appends did not end in time; these deliveries are sent again after the next start"
+            );
         }
         let open: u64 = self.sources.iter().map(|source| source.stats().open).sum();
         let put_back = self.stages.put_back.load(Ordering::Relaxed);
@@ -498,7 +495,7 @@ fn subscription(config: &Config, stages: &Stages) -> Subscription {
     let start = match config.log.backend {
         // Nothing but what came in over our own door lies in there.
         Backend::Sqlite => Start::Earliest,
-        Backend::Kafka => config.kafka.start.into(),
+        Backend::Kafka => config.kafka.start,
     };
     Subscription { group: stages.group.clone(), topics: crate::log::Topics::Named(stages.topics.events().to_vec()), start }
 }

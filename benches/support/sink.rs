@@ -91,7 +91,9 @@ async fn answer(mut stream: TcpStream, count: Arc<AtomicU64>, kept: Option<Arc<M
         };
         let text = String::from_utf8_lossy(&buffer[..head]);
         let header = |name: &str| {
-            text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()))
+            text.lines().find_map(|line| {
+                line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+            })
         };
         let length: usize = header("content-length").and_then(|length| length.parse().ok()).expect("a content-length");
         let arrival = kept.as_ref().map(|_| Arrival {

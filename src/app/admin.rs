@@ -7,8 +7,11 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    config::admin::Config,
+    telemetry::{Metrics, process},
+};
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use crate::{config::admin::Config, telemetry::Metrics};
 
 /// Why the daemon is not ready; empty when it is.
 #[derive(Debug, Default)]
@@ -54,10 +57,7 @@ pub fn start(
     let address = listener.local_addr().map_err(wrong)?;
     let admin = Admin { metrics, readiness, gather };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
-    std::thread::Builder::new()
-        .name("admin".into())
-        .spawn(move || runtime.block_on(serve(listener, admin)))
-        .map_err(wrong)?;
+    std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve(listener, admin))).map_err(wrong)?;
     Ok(address)
 }
 
@@ -91,7 +91,7 @@ async fn serve(listener: std::net::TcpListener, admin: Admin) {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     (admin.gather)();
-    look_at_process(&admin.metrics);
+    process::sample(&admin.metrics);
     admin.metrics.upkeep();
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
 }
@@ -101,26 +101,5 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     match causes.is_empty() {
         true => (StatusCode::OK, "ready\n".to_owned()),
         false => (StatusCode::SERVICE_UNAVAILABLE, causes.iter().map(|(cause, why)| format!("{cause}: {why}\n")).collect()),
-    }
-}
-
-/// Memory, descriptors and CPU from `/proc`; what cannot be read is left as it was.
-fn look_at_process(metrics: &Metrics) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
-    if let Some(kib) = resident {
-        metrics.process_resident_bytes.set(kib * 1024.0);
-    }
-    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        metrics.process_open_files.set(files.count() as f64);
-    }
-    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-        metrics.process_open_files_limit.set(limit as f64);
-    }
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    if let (Some(Ok(user)), Some(Ok(system))) = (fields.get(11).map(|text| text.parse::<u64>()), fields.get(12).map(|text| text.parse::<u64>())) {
-        // USER_HZ is 100 on every Linux that Rust runs on.
-        metrics.process_cpu_seconds.absolute((user + system) / 100);
     }
 }

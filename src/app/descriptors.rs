@@ -1,8 +1,6 @@
 //! File descriptors: every request in flight and every idle connection takes one, so the limit is raised and checked before anything starts.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use crate::{delivery, scheduler};
+use crate::{delivery, scheduler, telemetry::process};
 
 /// What everything but connections to endpoints takes: the log, the API's clients, the broker.
 const REST: u64 = 512;
@@ -11,18 +9,13 @@ const REST: u64 = 512;
 pub fn raise(scheduler: &scheduler::Config, delivery: &delivery::Config) -> Result<(), String> {
     let idle = (delivery.idle_connections as u64).saturating_mul(scheduler.shard_count() as u64);
     let needed = u64::from(scheduler.slots) + idle.min(u64::from(scheduler.slots)) + REST;
-    let limit = getrlimit(Resource::Nofile);
-    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
-    if soft >= needed {
-        return Ok(());
-    }
-    if hard < needed {
-        return Err(format!(
-            "{needed} file descriptors are needed for scheduler.slots = {} and its idle connections, and only {hard} are allowed: \
+    let allowed = process::raise_open_files_limit().map_err(|error| format!("the limit of file descriptors cannot be raised: {error}"))?;
+    match allowed >= needed {
+        true => Ok(()),
+        false => Err(format!(
+            "{needed} file descriptors are needed for scheduler.slots = {} and its idle connections, and only {allowed} are allowed: \
              raise the limit (`ulimit -Hn`, LimitNOFILE= in systemd) or lower scheduler.slots",
             scheduler.slots
-        ));
+        )),
     }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum })
-        .map_err(|error| format!("the limit of file descriptors cannot be raised from {soft} to {needed}: {error}"))
 }

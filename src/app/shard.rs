@@ -66,7 +66,8 @@ impl Context {
         if let Outcome::Failed(failure) = &attempt.outcome
             && self.stages.own_fault.observe(Instant::now(), &delivery.endpoint, &attempt.outcome)
         {
-            attempt.outcome = Outcome::Failed(Failure::Local(format!("{}, taken for our own fault: nothing is answered by anybody", failure.class())));
+            attempt.outcome =
+                Outcome::Failed(Failure::Local(format!("{}, taken for our own fault: nothing is answered by anybody", failure.class())));
         } else if attempt.outcome == Outcome::Delivered {
             self.stages.own_fault.observe(Instant::now(), &delivery.endpoint, &attempt.outcome);
         }

@@ -30,7 +30,8 @@ pub async fn exhausted(stages: &Stages, event: &Event, endpoint: &Endpoint, atte
         "endpoint": endpoint.id, "event": event.id, "type": event.kind, "channel": event.channel,
         "attempts": attempt.number, "outcome": attempt.outcome.class(),
     });
-    tell(stages, format!("{}:{}:exhausted", event.id, endpoint.id), "delivery.exhausted", &endpoint.tenant, stages.clock.now(), &data).await;
+    tell(stages, format!("{}:{}:exhausted", event.id, endpoint.id), "delivery.exhausted", &endpoint.tenant, stages.clock.now(), &data)
+        .await;
 }
 
 async fn tell(stages: &Stages, id: String, kind: &'static str, tenant: &Text, time: Timestamp, data: &serde_json::Value) {

@@ -165,7 +165,8 @@ async fn demo(arguments: DemoArguments) -> anyhow::Result<()> {
     let mut receivers = Vec::new();
     for manner in Manner::ALL {
         let receiver = Receiver::start(manner).await?;
-        let endpoint = json!({ "id": manner.id(), "url": format!("http://{}/", receiver.address), "types": ["demo.*"], "signing": "standard" });
+        let endpoint =
+            json!({ "id": manner.id(), "url": format!("http://{}/", receiver.address), "types": ["demo.*"], "signing": "standard" });
         let made = client.expect(Method::POST, "/v1/endpoints", Some(endpoint)).await?;
         let key = made["secret"].as_str().unwrap_or_default().parse().map_err(anyhow::Error::msg)?;
         receiver.seen().keys.push(key);
@@ -239,7 +240,9 @@ async fn send(client: &Client, from: u64, to: u64) -> anyhow::Result<u64> {
 
 async fn rows(client: &Client, receivers: &[Arc<Receiver>], sent: u64) -> Vec<[String; 9]> {
     let health = match client.list("/v1/endpoints", &[], 100).await {
-        Ok(endpoints) => endpoints.into_iter().filter_map(|endpoint| Some((endpoint["id"].as_str()?.to_owned(), endpoint["health"].clone()))).collect(),
+        Ok(endpoints) => {
+            endpoints.into_iter().filter_map(|endpoint| Some((endpoint["id"].as_str()?.to_owned(), endpoint["health"].clone()))).collect()
+        }
         Err(_) => HashMap::new(),
     };
     receivers.iter().map(|receiver| row(receiver, health.get(receiver.manner.id()), sent)).collect()
@@ -308,7 +311,11 @@ fn summary(receivers: &[Arc<Receiver>], sent: u64, left: crate::app::Left) {
     println!("delivered   {delivered}");
     println!("verified    {} signatures, {} wrong", total(|seen| seen.verified), total(|seen| seen.wrong));
     println!("duplicates  {}", total(|seen| seen.duplicates));
-    println!("waiting     {} (in the log, for the next start; {} were handed back just now)", owed.saturating_sub(delivered), left.handed_back);
+    println!(
+        "waiting     {} (in the log, for the next start; {} were handed back just now)",
+        owed.saturating_sub(delivered),
+        left.handed_back
+    );
 }
 
 fn random_token() -> String {

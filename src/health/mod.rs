@@ -8,8 +8,8 @@
 //! "consecutive" holds over the fleet.
 
 pub mod memory;
-pub mod own_fault;
 mod mirror;
+pub mod own_fault;
 pub mod redis;
 pub mod score;
 

@@ -138,8 +138,7 @@ impl Follower {
     fn declare(&mut self) {
         let declaration = self.shared.declaration.lock().expect("nothing panics while it holds this lock").take();
         let Some((endpoints, tenants)) = declaration else { return };
-        let (changes, refused) =
-            self.shared.view.write().expect("nothing panics while it holds the view").declare(endpoints, tenants);
+        let (changes, refused) = self.shared.view.write().expect("nothing panics while it holds the view").declare(endpoints, tenants);
         for id in refused {
             tracing::error!(endpoint = %id, "declared in the configuration and registered over the API: the registered one stays in force");
         }

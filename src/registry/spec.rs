@@ -101,6 +101,14 @@ pub enum Secrets {
 }
 
 impl Secrets {
+    /// The one that was made last: it comes first.
+    pub fn newest(self) -> Option<SecretText> {
+        match self {
+            Secrets::One(one) => Some(one),
+            Secrets::Several(several) => several.into_iter().next(),
+        }
+    }
+
     fn as_slice(&self) -> &[SecretText] {
         match self {
             Secrets::One(one) => std::slice::from_ref(one),

@@ -117,8 +117,12 @@ impl View {
     pub fn declare(&mut self, declared: Vec<Endpoint>, tenants: Vec<Tenant>) -> (Vec<Change>, Vec<Text>) {
         let (mut changes, mut refused) = (Vec::new(), Vec::new());
         let new: BTreeSet<Text> = declared.iter().map(|endpoint| endpoint.id.clone()).collect();
-        let gone: Vec<Text> =
-            self.endpoints.iter().filter(|(id, known)| known.endpoint.is_declared() && !new.contains(*id)).map(|(id, _)| id.clone()).collect();
+        let gone: Vec<Text> = self
+            .endpoints
+            .iter()
+            .filter(|(id, known)| known.endpoint.is_declared() && !new.contains(*id))
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in gone {
             let before = self.entry(&id);
             self.endpoints.remove(&id);

@@ -201,7 +201,7 @@ impl Partitions {
                     partition.partition, partition.topic, restored.tag, self.registry_id
                 ));
             }
-            tracing::info!(
+            tracing::debug!(
                 topic = %partition.topic, partition = partition.partition, start, committed = committed.map(|(offset, _)| offset), done_above = restored.done,
                 "partition assigned"
             );

@@ -275,6 +275,7 @@ impl Source {
             Polled::Records(records) => self.take(records, now),
             Polled::Assigned(assigned) => {
                 self.wiring.metrics.rebalances_total.with("assigned").increment(1);
+                tracing::info!(partitions = assigned.len(), "partitions assigned");
                 self.partitions.assign(assigned).map_err(End::Failed)?;
                 self.report(now);
             }

@@ -21,11 +21,46 @@ async fn wrong_requests_are_problems_and_store_nothing(backend: Backend) {
     daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
     for (what, method, path, body, expected, mention) in [
         ("a missing field", Method::POST, "/v1/events", json!({ "id": "x", "channel": "c", "data": {} }), StatusCode::BAD_REQUEST, "type"),
-        ("a wrong type", Method::POST, "/v1/events", json!({ "id": 7, "type": "t", "channel": "c", "time": "2026-01-15T12:00:00Z", "data": {} }), StatusCode::BAD_REQUEST, "id"),
-        ("a wrong time", Method::POST, "/v1/events", json!({ "id": "x", "type": "t", "channel": "c", "time": "yesterday", "data": {} }), StatusCode::BAD_REQUEST, "time"),
-        ("one wrong event among good ones", Method::POST, "/v1/events", json!([event(1, "c", "t"), { "id": "x" }]), StatusCode::BAD_REQUEST, "type"),
-        ("an unknown field", Method::POST, "/v1/endpoints", json!({ "url": receiver.url("/"), "colour": "red" }), StatusCode::BAD_REQUEST, "colour"),
-        ("an unknown format", Method::POST, "/v1/endpoints", json!({ "url": receiver.url("/"), "format": "xml" }), StatusCode::BAD_REQUEST, "cloudevents"),
+        (
+            "a wrong type",
+            Method::POST,
+            "/v1/events",
+            json!({ "id": 7, "type": "t", "channel": "c", "time": "2026-01-15T12:00:00Z", "data": {} }),
+            StatusCode::BAD_REQUEST,
+            "id",
+        ),
+        (
+            "a wrong time",
+            Method::POST,
+            "/v1/events",
+            json!({ "id": "x", "type": "t", "channel": "c", "time": "yesterday", "data": {} }),
+            StatusCode::BAD_REQUEST,
+            "time",
+        ),
+        (
+            "one wrong event among good ones",
+            Method::POST,
+            "/v1/events",
+            json!([event(1, "c", "t"), { "id": "x" }]),
+            StatusCode::BAD_REQUEST,
+            "type",
+        ),
+        (
+            "an unknown field",
+            Method::POST,
+            "/v1/endpoints",
+            json!({ "url": receiver.url("/"), "colour": "red" }),
+            StatusCode::BAD_REQUEST,
+            "colour",
+        ),
+        (
+            "an unknown format",
+            Method::POST,
+            "/v1/endpoints",
+            json!({ "url": receiver.url("/"), "format": "xml" }),
+            StatusCode::BAD_REQUEST,
+            "cloudevents",
+        ),
         ("a wrong method", Method::PUT, "/v1/events", json!({}), StatusCode::METHOD_NOT_ALLOWED, ""),
         ("no such endpoint", Method::PATCH, "/v1/endpoints/nobody", json!({ "description": "x" }), StatusCode::NOT_FOUND, "nobody"),
         ("no such path", Method::GET, "/v1/nothing", json!(null), StatusCode::NOT_FOUND, ""),
@@ -91,7 +126,11 @@ async fn records_that_are_no_events_go_to_dead_letters_and_the_next_goes_on() {
 fn a_wrong_configuration_ends_with_two_and_every_problem_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("wrong.toml");
-    std::fs::write(&file, "[api]\nlisten = 7\nlissten = \"x\"\n\n[delivery]\nresponse_timeout = \"soon\"\n\n[scheduler]\nslots = 0\n\n[nonsense]\n").expect("written");
+    std::fs::write(
+        &file,
+        "[api]\nlisten = 7\nlissten = \"x\"\n\n[delivery]\nresponse_timeout = \"soon\"\n\n[scheduler]\nslots = 0\n\n[nonsense]\n",
+    )
+    .expect("written");
     let output = Command::new(env!("CARGO_BIN_EXE_posthaste")).arg("serve").arg("--config").arg(&file).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");

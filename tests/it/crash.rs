@@ -32,7 +32,9 @@ async fn killed_in_the_middle_loses_nothing(backend: Backend) {
     let site = Site::new(backend);
     let daemon = site.start().await;
     for n in 0..4 {
-        daemon.add_endpoint(json!({ "id": format!("e{n}"), "url": receiver.url("/"), "channels": [format!("c{n}")], "concurrency": 16 })).await;
+        daemon
+            .add_endpoint(json!({ "id": format!("e{n}"), "url": receiver.url("/"), "channels": [format!("c{n}")], "concurrency": 16 }))
+            .await;
     }
     let events: Vec<_> = (0..EVENTS).map(|n| event(n, &format!("c{}", n % 4), "t")).collect();
     daemon.send(&events).await;

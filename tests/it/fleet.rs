@@ -53,10 +53,12 @@ async fn a_degraded_endpoint_is_degraded_for_the_whole_fleet_and_told_once() {
     for daemon in [&first, &second] {
         daemon.until_metric("posthaste_endpoints{state=\"degraded\"", WITHIN, |count| count == 1.0).await;
     }
-    let requests = receiver.until(WITHIN, "the transition is told", |requests| requests.iter().any(|request| request.path == "/told")).await;
+    let requests =
+        receiver.until(WITHIN, "the transition is told", |requests| requests.iter().any(|request| request.path == "/told")).await;
     let told = requests.iter().find(|request| request.path == "/told").expect("just seen").json();
     assert_eq!(told["type"], "endpoint.degraded", "{told}");
-    let transitions = first.metric("posthaste_health_transitions_total{to=\"degraded\"").await + second.metric("posthaste_health_transitions_total{to=\"degraded\"").await;
+    let transitions = first.metric("posthaste_health_transitions_total{to=\"degraded\"").await
+        + second.metric("posthaste_health_transitions_total{to=\"degraded\"").await;
     assert_eq!(transitions, 1.0, "one instance caused it");
     first.stop().await;
     second.stop().await;

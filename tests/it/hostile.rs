@@ -44,7 +44,7 @@ async fn hostile(hostility: Hostility) -> String {
 async fn misbehave(mut stream: TcpStream, hostility: Hostility) -> Option<()> {
     let mut buffer = [0; 4096];
     if !matches!(hostility, Hostility::ImmediateClose) {
-        stream.read(&mut buffer).await.ok()?;
+        let _ = stream.read(&mut buffer).await.ok()?;
     }
     match hostility {
         Hostility::ImmediateClose => {}
@@ -67,8 +67,12 @@ async fn misbehave(mut stream: TcpStream, hostility: Hostility) -> Option<()> {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.ok()?;
             std::future::pending().await
         }
-        Hostility::NonAsciiHeader => stream.write_all(b"HTTP/1.1 500 No\r\nx-name: \xc3\xa9\xff\r\ncontent-length: 3\r\n\r\n\xff\xfe\xfd").await.ok()?,
-        Hostility::Redirect => stream.write_all(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n").await.ok()?,
+        Hostility::NonAsciiHeader => {
+            stream.write_all(b"HTTP/1.1 500 No\r\nx-name: \xc3\xa9\xff\r\ncontent-length: 3\r\n\r\n\xff\xfe\xfd").await.ok()?
+        }
+        Hostility::Redirect => {
+            stream.write_all(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n").await.ok()?
+        }
     }
     Some(())
 }

@@ -162,12 +162,14 @@ fn event(n: usize) -> Value {
                 "channel": "sms", "direction": "OUT", "description": "The provider was unable to deliver the message",
                 "causes": [{ "channelErrorCode": "471", "reason": "Invalid number", "details": "não existe" }] } }),
         ),
-        2 => ("lead.created", json!({ "leadId": n.to_string(), "name": "Ana Souza", "email": "ana@example.com", "phone": "+5511999999999" })),
+        2 => {
+            ("lead.created", json!({ "leadId": n.to_string(), "name": "Ana Souza", "email": "ana@example.com", "phone": "+5511999999999" }))
+        }
         3 => (
             "MESSAGE_RECEIVED",
             json!({ "_id": format!("019E6F1A93FE78DCB54332F9FF{n:06X}"), "tenant": "019DCEB3", "channel_id": format!("channel-{}", n % CHANNELS), "created": 1779980473342u64,
                 "sender": { "@class": ".Sender", "identifier": "5511999999999", "name": "Ana" }, "recipient": { "@class": ".Recipient", "identifier": "5544900000000", "name": "acme" },
-                "contents": [{ "@class": ".TextContent", "identifier": "019E6F1A93FE", "internal_information": {}, "message": "Olá".repeat(if n % 2 == 0 { 1 } else { 400 }), "state_items": [], "type": "TEXT" }],
+                "contents": [{ "@class": ".TextContent", "identifier": "019E6F1A93FE", "internal_information": {}, "message": "Olá".repeat(if n.is_multiple_of(2) { 1 } else { 400 }), "state_items": [], "type": "TEXT" }],
                 "attachments": [], "actions": [], "webhook_processed": false }),
         ),
         _ => ("CONNECTED", json!({ "connected": true, "momment": 1632234645000u64, "phone": "5544999999999" })),

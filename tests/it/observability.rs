@@ -31,13 +31,18 @@ async fn every_expression_of_dashboard_and_alerts_names_metrics_and_labels_that_
             if name == "up" {
                 continue;
             }
-            let series: Vec<&str> = text.lines().filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ']))).collect();
+            let series: Vec<&str> =
+                text.lines().filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ']))).collect();
             assert!(!series.is_empty(), "{expression}: the daemon has no {name}");
             for matcher in &selector.matchers.matchers {
                 if matcher.name == "job" || matcher.name == "instance" {
                     continue;
                 }
-                assert!(series.iter().any(|line| line.contains(&format!("{}=\"", matcher.name))), "{expression}: {name} has no label {}", matcher.name);
+                assert!(
+                    series.iter().any(|line| line.contains(&format!("{}=\"", matcher.name))),
+                    "{expression}: {name} has no label {}",
+                    matcher.name
+                );
                 if matcher.op.to_string() == "=" && !matcher.value.contains('$') {
                     let label = format!("{}=\"{}\"", matcher.name, matcher.value);
                     assert!(series.iter().any(|line| line.contains(&label)), "{expression}: {name} is never {label}");
@@ -67,7 +72,8 @@ fn family(name: &str, text: &str) -> String {
 #[test]
 fn promtool_accepts_the_alert_rules() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/alerts.yml");
-    let output = Command::new("promtool").arg("check").arg("rules").arg(&rules).output().expect("promtool is installed (tests/run does it)");
+    let output =
+        Command::new("promtool").arg("check").arg("rules").arg(&rules).output().expect("promtool is installed (tests/run does it)");
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 

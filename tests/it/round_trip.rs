@@ -22,9 +22,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 async fn every_endpoint_gets_what_it_asked_for_once_and_signed(backend: Backend) {
     let receiver = Receiver::accepting().await;
     let daemon = Site::new(backend).start().await;
-    let standard = daemon
-        .add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "signing": "standard" }))
-        .await["secret"]
+    let standard = daemon.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "signing": "standard" })).await["secret"]
         .as_str()
         .expect("the secret is shown at creation")
         .to_owned();

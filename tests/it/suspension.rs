@@ -38,7 +38,8 @@ async fn timeouts_degrade_then_suspend_and_recovery_delivers_everything_once(bac
     let daemon = site.start_with(&environment).await;
     daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
     daemon.send(&[event(1, "c", "t")]).await;
-    let state = async |daemon: &crate::support::daemon::Daemon| daemon.ok(Method::GET, "/v1/endpoints/e", None).await["health"]["state"].clone();
+    let state =
+        async |daemon: &crate::support::daemon::Daemon| daemon.ok(Method::GET, "/v1/endpoints/e", None).await["health"]["state"].clone();
     daemon.until_metric("posthaste_health_transitions_total{to=\"degraded\"", WITHIN, |count| count == 1.0).await;
     daemon.until_metric("posthaste_health_transitions_total{to=\"inactive\"", WITHIN, |count| count == 1.0).await;
     daemon.until_metric("posthaste_endpoints{state=\"inactive\"", WITHIN, |count| count == 1.0).await;

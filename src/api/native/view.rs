@@ -10,7 +10,7 @@ use crate::{
     model::{HealthRecord, Timestamp, time::timestamp_from_ms},
     registry::{
         Entry,
-        spec::{AuthSpec, EndpointSpec, RetrySpec, Secrets},
+        spec::{AuthSpec, EndpointSpec, RetrySpec, SecretText, Secrets},
     },
 };
 
@@ -28,7 +28,7 @@ pub struct EndpointView {
     signing: String,
     /// Only in the answer to its creation or rotation: it is not shown again. The newest first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    secret: Option<Secrets>,
+    secret: Option<SecretText>,
     auth: AuthView,
     headers: BTreeMap<String, String>,
     rate: Option<String>,
@@ -104,7 +104,7 @@ impl EndpointView {
 
     /// The one time that it is shown.
     pub fn with_secret(shared: &Shared, entry: &Entry) -> EndpointView {
-        EndpointView { secret: EndpointSpec::of(&entry.endpoint).secret, ..EndpointView::of(shared, entry) }
+        EndpointView { secret: EndpointSpec::of(&entry.endpoint).secret.and_then(Secrets::newest), ..EndpointView::of(shared, entry) }
     }
 }
 

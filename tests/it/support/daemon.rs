@@ -170,6 +170,7 @@ impl Daemon {
         }
     }
 
+    #[allow(dead_code, reason = "the benchmarks measure the process")]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -185,7 +186,9 @@ impl Daemon {
 
     pub async fn call_as(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let body = body.map(|body| Bytes::from(body.to_string()));
-        try_call(method, &format!("{}{path}", self.api), Some(token), body).await.unwrap_or_else(|wrong| panic!("{path}: {wrong}\n{}", read(&self.log)))
+        try_call(method, &format!("{}{path}", self.api), Some(token), body)
+            .await
+            .unwrap_or_else(|wrong| panic!("{path}: {wrong}\n{}", read(&self.log)))
     }
 
     /// Calls and insists on a success.

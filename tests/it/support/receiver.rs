@@ -135,8 +135,11 @@ async fn serve(listener: TcpListener, behaviour: Arc<Behaviour>, requests: Arc<M
         let _ = stream.set_nodelay(true);
         let (behaviour, requests, changed) = (Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed));
         connections.spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| answer(request, &behaviour, &requests, &changed));
-            let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            let service = service_fn(move |request: Request<Incoming>| {
+                answer(request, Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed))
+            });
+            let _ =
+                hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}
     }
@@ -144,9 +147,9 @@ async fn serve(listener: TcpListener, behaviour: Arc<Behaviour>, requests: Arc<M
 
 async fn answer(
     request: Request<Incoming>,
-    behaviour: &Arc<Behaviour>,
-    requests: &Mutex<Vec<Received>>,
-    changed: &Notify,
+    behaviour: Arc<Behaviour>,
+    requests: Arc<Mutex<Vec<Received>>>,
+    changed: Arc<Notify>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else {
