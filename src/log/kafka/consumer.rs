@@ -361,8 +361,30 @@ pub(super) fn offsets_at(base: &BaseConsumer<Member>, of: &[TopicPartition], ms:
     Ok(found.into_iter().zip(ends).map(|(offset, end)| offset.unwrap_or(*end)).collect())
 }
 
+/// Between two questions to a partition whose leader is not known.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
+
+fn is_between_leaders(wrong: &KafkaError) -> bool {
+    matches!(
+        wrong.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
+}
+
 fn ask_offsets(base: &BaseConsumer<Member>, list: TopicPartitionList, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-    let answer = base.offsets_for_times(list, REQUEST_TIMEOUT).map_err(unavailable("asking for offsets"))?;
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let answer = loop {
+        match base.offsets_for_times(list.clone(), REQUEST_TIMEOUT) {
+            // A topic that was made a moment ago, or whose leader moves: librdkafka asks for the leaders anew and leaves trying again to us.
+            Err(wrong) if is_between_leaders(&wrong) && Instant::now() < deadline => thread::sleep(LEADER_PAUSE),
+            answer => break answer.map_err(unavailable("asking for offsets"))?,
+        }
+    };
     of.iter()
         .map(|partition| {
             let element = answer.find_partition(&partition.topic, partition.partition).ok_or_else(|| no_answer(partition))?;
