@@ -265,7 +265,10 @@ impl Source {
     }
 
     fn poll(&mut self, now: Instant) -> Result<Duration, End> {
+        let began = Instant::now();
         let polled = self.consumer.poll(self.poll_time(now), self.poll_records());
+        // What came waits from its arrival on; counted from before the poll it would be let go too early.
+        let now = now + began.elapsed();
         let Some(polled) = self.heed(polled)? else { return Ok(IDLE) };
         match polled {
             Polled::Records(records) => self.take(records, now),
