@@ -25,7 +25,6 @@ pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
                 let _ = stages.shards().control(Control::Health { endpoint, state: record.state }).await;
             }
             Update::Instances(count) => {
-                stages.metrics.instances.set(f64::from(count));
                 let _ = stages.shards().control(Control::Instances(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))).await;
             }
         }
@@ -35,7 +34,6 @@ pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
 async fn caused(stages: &Arc<Stages>, transition: Transition) {
     let Some(registry) = stages.registry() else { return };
     let state = transition.record.state;
-    stages.metrics.health_transitions_total.with(state.as_str()).increment(1);
     let reason = transition.record.reason.clone().unwrap_or_default();
     tracing::info!(endpoint = %transition.endpoint, from = transition.from.as_str(), to = state.as_str(), %reason, "endpoint health changed");
     let _ = stages.shards().control(Control::Health { endpoint: transition.endpoint.clone(), state }).await;

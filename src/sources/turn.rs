@@ -361,7 +361,6 @@ impl Source {
         }
         let result = self.consumer.commit(&commits, mode);
         let is_done = result.is_ok();
-        self.wiring.metrics.commits_total.with(if is_done { "ok" } else { "failed" }).increment(1);
         if is_done {
             for (index, changes) in committed {
                 self.partitions.list[index].changes -= changes;
