@@ -101,7 +101,7 @@ async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break None,
-                Request::Reload => app.reload(&options).await,
+                Request::Reload => app.reload(&options),
             },
             failure = app.failed() => break Some(failure),
         }
@@ -315,7 +315,7 @@ impl App {
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
         tokio::spawn(health::run(Arc::clone(&stages), told));
-        wiring::weigh_tenants(&stages, &registry).await;
+        tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
@@ -411,7 +411,7 @@ impl App {
     }
 
     /// SIGHUP: takes over what can change while it runs, and names what needs a restart.
-    async fn reload(&mut self, options: &Options) {
+    fn reload(&mut self, options: &Options) {
         let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
@@ -424,12 +424,16 @@ impl App {
         }
         if let Some(registry) = self.stages.registry() {
             registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
-            wiring::weigh_tenants(&self.stages, registry).await;
         }
-        let restart = wiring::needs_restart(&self.config, &loaded);
-        self.config.endpoints = loaded.endpoints;
-        self.config.tenants = loaded.tenants;
-        tracing::info!(needs_restart = ?restart, "configuration read again: endpoints, tenants and log level are in force");
+        self.config.logging.level.clone_from(&loaded.logging.level);
+        let restart = self.config.differences(&loaded);
+        match restart.is_empty() {
+            true => tracing::info!("configuration read again: endpoints, tenants and log level are in force"),
+            false => tracing::warn!(
+                sections = restart.join(", "),
+                "configuration read again: endpoints, tenants and log level are in force; changes of these sections need a restart"
+            ),
+        }
     }
 
     /// Takes the daemon down in the order in which data flows. See the module.
