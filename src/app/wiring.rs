@@ -95,13 +95,13 @@ pub fn start_sources(
     };
     let own_fault = {
         let stages = Arc::clone(stages);
-        move || stages.own_fault.is_ours(Instant::now()).then_some("own_fault")
+        move || stages.own_fault.stops_sources(Instant::now()).then_some("own_fault")
     };
     let events_gate = {
         let behind = behind.clone();
         move || behind().or_else(&own_fault)
     };
-    // Retries go on while the fault is ours: they are the probes that find out when it is over.
+    // Retries go on while the fault is ours: they are probes as well.
     let events = sources::stream::spawn(
         Arc::clone(&stages.log),
         subscription(config, stages),
