@@ -35,7 +35,6 @@ pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
 async fn caused(stages: &Arc<Stages>, transition: Transition) {
     let Some(registry) = stages.registry() else { return };
     let state = transition.record.state;
-    stages.metrics.health_transitions_total.with(state.as_str()).increment(1);
     let reason = transition.record.reason.clone().unwrap_or_default();
     tracing::info!(endpoint = %transition.endpoint, from = transition.from.as_str(), to = state.as_str(), %reason, "endpoint health changed");
     let _ = stages.shards().control(Control::Health { endpoint: transition.endpoint.clone(), state }).await;
@@ -58,7 +57,7 @@ async fn caused(stages: &Arc<Stages>, transition: Transition) {
 /// Where the sources are: from here on a suspended endpoint misses events.
 async fn positions(stages: &Arc<Stages>) -> Vec<Position> {
     let reading = Arc::clone(stages);
-    match tokio::task::spawn_blocking(move || wiring::committed(&reading)).await {
+    match tokio::task::spawn_blocking(move || wiring::reached(&reading)).await {
         Ok(Ok(positions)) => positions,
         Ok(Err(error)) => {
             tracing::warn!(%error, "positions at suspension not known; recovery begins at its time instead");

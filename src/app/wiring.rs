@@ -7,8 +7,8 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
 use crate::{
     config::Config,
-    log::LogError,
-    model::{DeadReason, HealthState, Position, Status},
+    log::{self, LogError, Start},
+    model::{DeadReason, HealthState, Position, Status, TopicPartition},
     registry::{Change, Entry, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
@@ -62,24 +62,47 @@ pub async fn weigh_tenants(stages: &Stages, registry: &Registry) {
 /// What the routes of the API ask for when an endpoint is disabled.
 pub fn positions(stages: &Arc<Stages>) -> Arc<dyn Fn() -> Result<Vec<Position>, LogError> + Send + Sync> {
     let stages = Arc::clone(stages);
-    Arc::new(move || committed(&stages))
+    Arc::new(move || reached(&stages))
 }
 
-/// The committed position of every source partition. Blocking.
-pub fn committed(stages: &Stages) -> Result<Vec<Position>, LogError> {
+/// How far every source partition has come: what is committed, and where the group begins on a partition that it has not come to. Blocking.
+pub fn reached(stages: &Stages) -> Result<Vec<Position>, LogError> {
     let mut positions = Vec::new();
     for topic in stages.topics.events() {
-        for (partition, offset) in stages.log.committed(&stages.group, topic)? {
-            positions.push(Position { topic: partition.topic, partition: partition.partition, offset });
+        let committed: HashMap<i32, i64> =
+            stages.log.committed(&stages.group, topic)?.into_iter().map(|(at, offset)| (at.partition, offset)).collect();
+        for partition in stages.log.partitions(topic)? {
+            let offset = match committed.get(&partition) {
+                Some(offset) => *offset,
+                None => begin(stages, TopicPartition { topic: Arc::clone(topic), partition })?,
+            };
+            positions.push(Position { topic: Arc::clone(topic), partition, offset });
         }
     }
     Ok(positions)
 }
 
+/// Where the group would begin to read a partition now.
+fn begin(stages: &Stages, partition: TopicPartition) -> Result<i64, LogError> {
+    match stages.start {
+        Start::Earliest => Ok(stages.log.reader(partition, log::From::Earliest)?.next()),
+        Start::Latest => stages.log.reader(partition, log::From::Earliest)?.end(),
+        Start::At(time) => Ok(stages.log.reader(partition, log::From::Time(time))?.next()),
+    }
+}
+
 /// Whether no position was ever committed: only then may the registry be a new one.
 pub async fn nothing_committed(stages: &Arc<Stages>) -> anyhow::Result<bool> {
     let stages = Arc::clone(stages);
-    Ok(tokio::task::spawn_blocking(move || committed(&stages)).await??.is_empty())
+    let look = move || -> Result<bool, LogError> {
+        for topic in stages.topics.events() {
+            if !stages.log.committed(&stages.group, topic)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    Ok(tokio::task::spawn_blocking(look).await??)
 }
 
 /// Starts the readers of events and retries.
@@ -104,7 +127,7 @@ pub fn start_sources(
     // Retries go on while the fault is ours: they are probes as well.
     let events = sources::stream::spawn(
         Arc::clone(&stages.log),
-        subscription(config, stages),
+        subscription(stages),
         config.source.clone(),
         wiring(stages, registry, failed, Arc::new(events_gate)),
     )?;
