@@ -8,7 +8,7 @@ use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
 use crate::{
     config::Config,
     log::{self, LogError, Start},
-    model::{DeadReason, HealthState, Position, Status, TopicPartition},
+    model::{DeadReason, HealthState, Position, Status, Text, TopicPartition},
     registry::{Change, Entry, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
@@ -19,13 +19,17 @@ use crate::{
 pub fn on_change(stages: &Arc<Stages>) -> OnChange {
     let stages = Arc::clone(stages);
     Box::new(move |changes: &[Change]| {
-        stages.routes.apply(changes.iter().map(|change| match &change.after {
-            Some(entry) if entry.is_served() => RouteChange::Set(Arc::clone(&entry.endpoint)),
-            Some(_) | None => RouteChange::Remove(change.id.clone()),
-        }));
+        let is_served = |change: &&Change| change.after.as_ref().is_some_and(Entry::is_served);
+        // Routed to last and not any more first: else an event could meet a scheduler that still has the endpoint suspended, and die.
+        stages.routes.apply(changes.iter().filter(|change| !is_served(change)).map(|change| RouteChange::Remove(change.id.clone())));
         for change in changes {
             follow(&stages, change);
         }
+        // Of several changes of one endpoint the last one counts.
+        let last: HashMap<&Text, usize> = changes.iter().enumerate().map(|(index, change)| (&change.id, index)).collect();
+        let served = changes.iter().enumerate().filter(|(index, change)| last[&change.id] == *index && is_served(change));
+        let served = served.filter_map(|(_, change)| change.after.as_ref());
+        stages.routes.apply(served.map(|entry| RouteChange::Set(Arc::clone(&entry.endpoint))));
     })
 }
 
@@ -179,11 +183,14 @@ fn wiring(
 
 /// What the endpoint of a delivery record stands for now.
 fn resolve(registry: &Registry, endpoint: &str, known_at: i64) -> Resolved {
+    if registry.offset() < known_at {
+        // What is known here may be from before the endpoint was made, or enabled again.
+        return Resolved::Behind;
+    }
     match registry.get(endpoint) {
         Some(Entry { endpoint, .. }) if endpoint.status == Status::Disabled => Resolved::Dead(DeadReason::EndpointDisabled),
         Some(entry) if entry.state() == HealthState::Inactive => Resolved::Dead(DeadReason::EndpointInactive),
         Some(entry) => Resolved::Deliver(entry.endpoint),
-        None if registry.offset() < known_at => Resolved::Behind,
         None => Resolved::Dead(DeadReason::EndpointDeleted),
     }
 }
