@@ -315,7 +315,7 @@ impl App {
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
         tokio::spawn(health::run(Arc::clone(&stages), told));
-        wiring::weigh_tenants(&stages, &registry).await;
+        tokio::spawn(wiring::follow_weights(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
@@ -428,7 +428,6 @@ impl App {
         }
         if let Some(registry) = self.stages.registry() {
             registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
-            wiring::weigh_tenants(&self.stages, registry).await;
         }
         let restart = wiring::needs_restart(&self.config, &loaded);
         self.config.endpoints = loaded.endpoints;

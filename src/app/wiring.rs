@@ -55,8 +55,18 @@ fn control(stages: &Stages, control: Control) {
     let _ = stages.shards().control_blocking(control);
 }
 
-/// Tells the scheduler the weights of the tenants.
-pub async fn weigh_tenants(stages: &Stages, registry: &Registry) {
+/// Keeps the scheduler in step with the weights of the tenants, whoever changes them.
+pub async fn follow_weights(stages: Arc<Stages>, registry: Arc<Registry>) {
+    let mut changed = registry.tenants_changed();
+    loop {
+        weigh_tenants(&stages, &registry).await;
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn weigh_tenants(stages: &Stages, registry: &Registry) {
     for tenant in registry.tenants() {
         let weight = NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN);
         let _ = stages.shards().control(Control::Weight { tenant: tenant.id.clone(), weight }).await;

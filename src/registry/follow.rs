@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     RegistryError, Shared,
-    record::RecordError,
+    record::{RecordError, RecordKey},
     seal::SealError,
     view::{Change, States, Unreadable},
     write::Applied,
@@ -143,6 +143,7 @@ impl Follower {
             tracing::error!(endpoint = %id, "declared in the configuration and registered over the API: the registered one stays in force");
         }
         self.tell(&changes);
+        self.shared.tenants_changed.send_modify(|count| *count += 1);
     }
 
     fn step(&mut self, look: &mut Look) -> Result<(), LogError> {
@@ -180,6 +181,9 @@ impl Follower {
             }
         }
         self.tell(&changes);
+        if records.iter().any(|record| matches!(record.key.as_ref().and_then(RecordKey::parse), Some(RecordKey::Tenant(_)))) {
+            self.shared.tenants_changed.send_modify(|count| *count += 1);
+        }
         for (waiting, applied) in answers {
             // Who waited may have given up.
             let _ = waiting.send(applied);
