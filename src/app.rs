@@ -410,6 +410,10 @@ impl App {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
                     }
+                    // One that failed has said so before it ended.
+                    if self.failures.is_empty() && self.sources.iter().any(|source| !source.is_running()) {
+                        return "a source has ended without a word; this is a bug, and the log above says where".to_owned();
+                    }
                 }
             }
         }

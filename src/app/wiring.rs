@@ -19,13 +19,17 @@ use crate::{
 pub fn on_change(stages: &Arc<Stages>) -> OnChange {
     let stages = Arc::clone(stages);
     Box::new(move |changes: &[Change]| {
-        stages.routes.apply(changes.iter().map(|change| match &change.after {
-            Some(entry) if entry.is_served() => RouteChange::Set(Arc::clone(&entry.endpoint)),
-            Some(_) | None => RouteChange::Remove(change.id.clone()),
-        }));
+        let is_served = |change: &&Change| change.after.as_ref().is_some_and(Entry::is_served);
+        // Routed to last and not any more first: else an event could meet a scheduler that still has the endpoint suspended, and die.
+        stages.routes.apply(changes.iter().filter(|change| !is_served(change)).map(|change| RouteChange::Remove(change.id.clone())));
         for change in changes {
             follow(&stages, change);
         }
+        // Of several changes of one endpoint the last one counts.
+        let last: HashMap<&Text, usize> = changes.iter().enumerate().map(|(index, change)| (&change.id, index)).collect();
+        let served = changes.iter().enumerate().filter(|(index, change)| last[&change.id] == *index && is_served(change));
+        let served = served.filter_map(|(_, change)| change.after.as_ref());
+        stages.routes.apply(served.map(|entry| RouteChange::Set(Arc::clone(&entry.endpoint))));
     })
 }
 
@@ -135,13 +139,13 @@ pub fn start_sources(
     };
     let own_fault = {
         let stages = Arc::clone(stages);
-        move || stages.own_fault.is_ours(Instant::now()).then_some("own_fault")
+        move || stages.own_fault.stops_sources(Instant::now()).then_some("own_fault")
     };
     let events_gate = {
         let behind = behind.clone();
         move || behind().or_else(&own_fault)
     };
-    // Retries go on while the fault is ours: they are the probes that find out when it is over.
+    // Retries go on while the fault is ours: they are probes as well.
     let events = sources::stream::spawn(
         Arc::clone(&stages.log),
         subscription(stages),
@@ -196,11 +200,14 @@ fn wiring(
 
 /// What the endpoint of a delivery record stands for now.
 fn resolve(registry: &Registry, endpoint: &str, known_at: i64) -> Resolved {
+    if registry.offset() < known_at {
+        // What is known here may be from before the endpoint was made, or enabled again.
+        return Resolved::Behind;
+    }
     match registry.get(endpoint) {
         Some(Entry { endpoint, .. }) if endpoint.status == Status::Disabled => Resolved::Dead(DeadReason::EndpointDisabled),
         Some(entry) if entry.state() == HealthState::Inactive => Resolved::Dead(DeadReason::EndpointInactive),
         Some(entry) => Resolved::Deliver(entry.endpoint),
-        None if registry.offset() < known_at => Resolved::Behind,
         None => Resolved::Dead(DeadReason::EndpointDeleted),
     }
 }
