@@ -37,7 +37,7 @@ async fn timeouts_degrade_then_suspend_and_recovery_delivers_everything_once(bac
     let mut environment = QUICK.to_vec();
     environment.push(("POSTHASTE_HEALTH__INACTIVE_AT", "20"));
     let daemon = site.start_with(&environment).await;
-    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
     daemon.send(&[event(1, "c", "t")]).await;
     let state =
         async |daemon: &crate::support::daemon::Daemon| daemon.ok(Method::GET, "/v1/endpoints/e", None).await["health"]["state"].clone();
@@ -76,7 +76,7 @@ async fn recovery_sends_nothing_again_that_was_delivered_just_before(backend: Ba
     let flag = Arc::clone(&gone);
     let receiver = Receiver::start(move |_| Answer::Status(if flag.load(Ordering::Relaxed) { 410 } else { 200 })).await;
     let daemon = Site::new(backend).with("[retry]\nschedule = [\"1s\"]\n").start().await;
-    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
     // Answered, and not all of it committed yet, when the endpoint is suspended.
     daemon.send(&(0..50).map(|n| event(n, "c", "t")).collect::<Vec<_>>()).await;
     receiver.wait_for(50, WITHIN).await;
@@ -111,7 +111,7 @@ async fn recovery_sends_nothing_again_that_was_delivered_just_before(backend: Ba
 async fn gone_suspends_at_once(backend: Backend) {
     let receiver = Receiver::start(|_| Answer::Status(410)).await;
     let daemon = Site::new(backend).start().await;
-    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
     daemon.send(&[event(1, "c", "t")]).await;
     daemon.until_metric("posthaste_endpoints{state=\"inactive\"", WITHIN, |count| count == 1.0).await;
     let endpoint = daemon.ok(Method::GET, "/v1/endpoints/e", None).await;
