@@ -395,6 +395,11 @@ impl App {
         let _ = out.flush();
     }
 
+    /// What this daemon counts; it can be read after [`App::stop`] too.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.stages.metrics)
+    }
+
     /// Waits for something that the daemon cannot go on without to end, and says what.
     pub async fn failed(&mut self) -> String {
         let mut look = tokio::time::interval(Duration::from_secs(1));

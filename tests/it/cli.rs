@@ -315,7 +315,9 @@ fn check_judges_prints_without_secrets_and_writes_the_manual() {
     }
     for example in ["standalone.toml", "cluster.toml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(example);
-        let output = run(&["check", "--config", path.to_str().expect("text")]);
+        // What the example for a fleet leaves to the environment.
+        let key = ("POSTHASTE_REGISTRY__KEY", "cG9zdGhhc3RlIHRlc3Qga2V5LCAzMiBieXRlcyBsb24=");
+        let output = command(&["check", "--config", path.to_str().expect("text")]).envs([key]).output().expect("it runs");
         assert!(output.status.success(), "{example}: {}", errors(&output));
     }
     let secret = file("secret.toml", "[api]\nadmin_token = \"do-not-print-this-one\"\n");
@@ -358,6 +360,7 @@ fn judge_summary(lines: &[String]) {
     assert!(sent > 0, "{lines:#?}");
     assert!(delivered >= sent / 2, "the fast one gets what comes: {lines:#?}");
     assert_eq!(figure(lines, "duplicates"), 0, "{lines:#?}");
+    // Nothing is suspended so early: what was not delivered waits.
     assert_eq!(figure(lines, "waiting"), 3 * sent - delivered, "{lines:#?}");
     assert!(figure(lines, "verified") >= delivered, "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("verified") && line.contains(" 0 wrong")), "{lines:#?}");
@@ -373,7 +376,7 @@ fn the_demo_runs_for_the_seconds_it_is_given_and_prints_plain_lines() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(!text.contains('\u{1b}'), "no terminal, no control characters: {text}");
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for endpoint in ["fast", "fails-and-recovers", "hangs"] {
+    for endpoint in ["fast", "recovers", "hangs"] {
         assert!(lines.iter().any(|line| line.starts_with(endpoint) && line.contains("active")), "{lines:#?}");
     }
     assert!(lines.iter().filter(|line| line.starts_with("  ")).count() >= 3, "three commands to try: {lines:#?}");
