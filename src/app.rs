@@ -101,7 +101,7 @@ async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break None,
-                Request::Reload => app.reload(&options).await,
+                Request::Reload => app.reload(&options),
             },
             failure = app.failed() => break Some(failure),
         }
@@ -415,7 +415,7 @@ impl App {
     }
 
     /// SIGHUP: takes over what can change while it runs, and names what needs a restart.
-    async fn reload(&mut self, options: &Options) {
+    fn reload(&mut self, options: &Options) {
         let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
