@@ -318,7 +318,7 @@ impl App {
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
         tokio::spawn(health::run(Arc::clone(&stages), told));
-        tokio::spawn(wiring::follow_weights(Arc::clone(&stages), Arc::clone(&registry)));
+        tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
@@ -398,6 +398,11 @@ impl App {
         let _ = out.flush();
     }
 
+    /// What this daemon counts; it can be read after [`App::stop`] too.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.stages.metrics)
+    }
+
     /// Waits for something that the daemon cannot go on without to end, and says what.
     pub async fn failed(&mut self) -> String {
         let mut look = tokio::time::interval(Duration::from_secs(1));
@@ -432,10 +437,15 @@ impl App {
         if let Some(registry) = self.stages.registry() {
             registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
         }
-        let restart = wiring::needs_restart(&self.config, &loaded);
-        self.config.endpoints = loaded.endpoints;
-        self.config.tenants = loaded.tenants;
-        tracing::info!(needs_restart = ?restart, "configuration read again: endpoints, tenants and log level are in force");
+        self.config.logging.level.clone_from(&loaded.logging.level);
+        let restart = self.config.differences(&loaded);
+        match restart.is_empty() {
+            true => tracing::info!("configuration read again: endpoints, tenants and log level are in force"),
+            false => tracing::warn!(
+                sections = restart.join(", "),
+                "configuration read again: endpoints, tenants and log level are in force; changes of these sections need a restart"
+            ),
+        }
     }
 
     /// Takes the daemon down in the order in which data flows. See the module.

@@ -41,7 +41,6 @@ pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
                 let _ = stages.shards().control(Control::Health { endpoint, state: record.state }).await;
             }
             Update::Instances(count) => {
-                stages.metrics.instances.set(f64::from(count));
                 let _ = stages.shards().control(Control::Instances(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))).await;
             }
         }

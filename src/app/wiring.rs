@@ -55,21 +55,28 @@ fn control(stages: &Stages, control: Control) {
     let _ = stages.shards().control_blocking(control);
 }
 
-/// Keeps the scheduler in step with the weights of the tenants, whoever changes them.
-pub async fn follow_weights(stages: Arc<Stages>, registry: Arc<Registry>) {
+/// Tells the scheduler the weights of the tenants, at first and whenever one changes.
+pub async fn weigh_tenants(stages: Arc<Stages>, registry: Arc<Registry>) {
     let mut changed = registry.tenants_changed();
+    let mut told: HashMap<Text, NonZeroU32> = HashMap::new();
     loop {
-        weigh_tenants(&stages, &registry).await;
+        changed.mark_unchanged();
+        let weights: HashMap<Text, NonZeroU32> = registry
+            .tenants()
+            .into_iter()
+            .map(|tenant| (tenant.id.clone(), NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN)))
+            .collect();
+        // One that is gone weighs what an undeclared one does.
+        let gone = told.keys().filter(|id| !weights.contains_key(*id)).map(|id| (id, NonZeroU32::MIN));
+        let new = weights.iter().filter(|(id, weight)| told.get(*id) != Some(*weight)).map(|(id, weight)| (id, *weight));
+        for (tenant, weight) in gone.chain(new) {
+            // The shards end before the registry does; then nobody has turns any more.
+            let _ = stages.shards().control(Control::Weight { tenant: tenant.clone(), weight }).await;
+        }
+        told = weights;
         if changed.changed().await.is_err() {
             return;
         }
-    }
-}
-
-async fn weigh_tenants(stages: &Stages, registry: &Registry) {
-    for tenant in registry.tenants() {
-        let weight = NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN);
-        let _ = stages.shards().control(Control::Weight { tenant: tenant.id.clone(), weight }).await;
     }
 }
 
@@ -232,25 +239,4 @@ pub fn gauges(stages: &Arc<Stages>, registry: &Arc<Registry>, readiness: &Arc<Re
             false => readiness.clear("registry"),
         }
     })
-}
-
-/// Sections that differ and are only read at start.
-pub fn needs_restart(running: &Config, loaded: &Config) -> Vec<&'static str> {
-    let sections: HashMap<&'static str, (String, String)> = HashMap::from([
-        ("log", (format!("{:?}", running.log), format!("{:?}", loaded.log))),
-        ("topics", (format!("{:?}", running.topics), format!("{:?}", loaded.topics))),
-        ("kafka", (format!("{:?}", running.kafka), format!("{:?}", loaded.kafka))),
-        ("api", (format!("{:?}", running.api), format!("{:?}", loaded.api))),
-        ("admin", (format!("{:?}", running.admin), format!("{:?}", loaded.admin))),
-        ("health", (format!("{:?}", running.health), format!("{:?}", loaded.health))),
-        ("redis", (format!("{:?}", running.redis), format!("{:?}", loaded.redis))),
-        ("delivery", (format!("{:?}", running.delivery), format!("{:?}", loaded.delivery))),
-        ("scheduler", (format!("{:?}", running.scheduler), format!("{:?}", loaded.scheduler))),
-        ("retry", (format!("{:?}", running.retry), format!("{:?}", loaded.retry))),
-        ("source", (format!("{:?}", running.source), format!("{:?}", loaded.source))),
-        ("registry", (format!("{:?}", running.registry), format!("{:?}", loaded.registry))),
-    ]);
-    let mut changed: Vec<_> = sections.into_iter().filter(|(_, (before, after))| before != after).map(|(section, _)| section).collect();
-    changed.sort_unstable();
-    changed
 }

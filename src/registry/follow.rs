@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     RegistryError, Shared,
-    record::{RecordError, RecordKey},
+    record::RecordError,
     seal::SealError,
     view::{Change, States, Unreadable},
     write::Applied,
@@ -129,8 +129,6 @@ impl Follower {
                     std::thread::sleep(PAUSE);
                 }
             }
-            let behind = self.shared.behind_for();
-            self.shared.metrics.registry_behind_seconds.set(behind.as_secs_f64());
         }
     }
 
@@ -143,7 +141,6 @@ impl Follower {
             tracing::error!(endpoint = %id, "declared in the configuration and registered over the API: the registered one stays in force");
         }
         self.tell(&changes);
-        self.shared.tenants_changed.send_modify(|count| *count += 1);
     }
 
     fn step(&mut self, look: &mut Look) -> Result<(), LogError> {
@@ -181,9 +178,6 @@ impl Follower {
             }
         }
         self.tell(&changes);
-        if records.iter().any(|record| matches!(record.key.as_ref().and_then(RecordKey::parse), Some(RecordKey::Tenant(_)))) {
-            self.shared.tenants_changed.send_modify(|count| *count += 1);
-        }
         for (waiting, applied) in answers {
             // Who waited may have given up.
             let _ = waiting.send(applied);
@@ -199,9 +193,10 @@ impl Follower {
                 self.shared.metrics.endpoints.with(label).set(count as f64);
             }
         }
+        let tenants = self.shared.view.read().expect("nothing panics while it holds the view").tenants_version();
+        self.shared.tenants_version.send_if_modified(|known| std::mem::replace(known, tenants) != tenants);
         let applied = self.reader.next() - 1;
         self.shared.applied.store(applied, Ordering::Release);
-        self.shared.metrics.registry_offset.set(applied as f64);
     }
 
     fn caught_up(&self, at: Instant) {

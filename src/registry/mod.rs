@@ -153,8 +153,8 @@ struct Shared {
     applied: AtomicI64,
     /// Grows with every batch of changes, for those who wait for one.
     changed: tokio::sync::watch::Sender<u64>,
-    /// Grows with every change of tenants.
-    tenants_changed: tokio::sync::watch::Sender<u64>,
+    /// See [`View::tenants_version`].
+    tenants_version: tokio::sync::watch::Sender<u64>,
     /// What the configuration declares, if it was read again and the follower has not taken it over.
     declaration: Mutex<Option<(Vec<Endpoint>, Vec<Tenant>)>>,
     /// When the view was last known to be at the end.
@@ -195,7 +195,7 @@ impl Registry {
             pending: Pending::new(),
             applied: AtomicI64::new(-1),
             changed: tokio::sync::watch::Sender::new(0),
-            tenants_changed: tokio::sync::watch::Sender::new(0),
+            tenants_version: tokio::sync::watch::Sender::new(0),
             declaration: Mutex::new(None),
             caught_up: Mutex::new(None),
             stopped: AtomicBool::new(false),
@@ -319,9 +319,9 @@ impl Registry {
         self.view().tenants()
     }
 
-    /// Sees every change of tenants from now on.
+    /// Wakes when a tenant was changed: by the API of any instance, or by another declaration.
     pub fn tenants_changed(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.shared.tenants_changed.subscribe()
+        self.shared.tenants_version.subscribe()
     }
 
     /// Stops following. Writes fail from then on.

@@ -95,6 +95,8 @@ pub struct View {
     /// By the hash of the key.
     by_key: HashMap<String, Arc<Token>>,
     tenants: BTreeMap<Text, Arc<Tenant>>,
+    /// Grows when a tenant changes.
+    tenants_version: u64,
     /// Declared endpoints that are in the topic too.
     collisions: BTreeSet<Text>,
 }
@@ -146,6 +148,7 @@ impl View {
             self.endpoints.insert(id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
             changes.extend(self.changed(&id, before));
         }
+        self.tenants_version += 1;
         self.tenants.retain(|_, tenant| !tenant.declared);
         for mut tenant in tenants {
             tenant.declared = true;
@@ -215,6 +218,7 @@ impl View {
                 if self.tenants.get(id).is_some_and(|known| known.declared) {
                     return Ok(None);
                 }
+                self.tenants_version += 1;
                 match new {
                     Some(tenant) => self.tenants.insert(id.clone(), Arc::new(tenant)),
                     None => self.tenants.remove(id),
@@ -273,6 +277,10 @@ impl View {
 
     pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
         self.tenants.get(id).cloned()
+    }
+
+    pub fn tenants_version(&self) -> u64 {
+        self.tenants_version
     }
 
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {

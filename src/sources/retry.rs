@@ -5,8 +5,9 @@
 //!
 //! # How long
 //!
-//! Until `due − now` has passed, measured on the monotonic clock from the reading of the record, but not longer than the delay that the writer
-//! meant (`due − append`, both of one machine): clocks that differ by an hour must not make a 30 s retry wait an hour. A delivery that is due
+//! Until `due − now` has passed, measured on the monotonic clock from the reading of the record, but not longer than the delay of its tier, or what
+//! the writer meant (`due − append`) if that is longer: clocks that differ by an hour must not make a 30 s retry wait an hour, and the time of an
+//! append is the broker's, which must not make it early. A delivery that is due
 //! much later than its tier waits (`Retry-After: 86400` in the 12 h tier) would stand in the way of those behind it; it is held for
 //! the delay of the tier and appended again to a tier nearer to what remains.
 
@@ -48,7 +49,7 @@ pub(super) fn wait(delivery: &Delivery, appended_ms: i64, now_ms: i64, tier: Opt
     let (remaining, meant) = (until(now_ms), until(appended_ms));
     match tier {
         Some(tier) if meant > tier + tier / 2 + SLACK => Wait { time: remaining.min(tier), moves_on: remaining > tier },
-        Some(_) => Wait { time: remaining.min(meant), moves_on: false },
+        Some(tier) => Wait { time: remaining.min(meant.max(tier)), moves_on: false },
         None => Wait { time: remaining.min(meant).min(NAMELESS), moves_on: false },
     }
 }

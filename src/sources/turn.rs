@@ -61,6 +61,7 @@ struct Revoking {
 #[derive(Debug, Default)]
 struct Counts {
     matched: u64,
+    routed: u64,
     unmatched: u64,
     unparsable: u64,
     tombstone: u64,

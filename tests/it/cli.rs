@@ -341,6 +341,7 @@ fn judge_summary(lines: &[String]) {
     assert!(sent > 0, "{lines:#?}");
     assert!(delivered >= sent / 2, "the fast one gets what comes: {lines:#?}");
     assert_eq!(figure(lines, "duplicates"), 0, "{lines:#?}");
+    // Nothing is suspended so early: what was not delivered waits.
     assert_eq!(figure(lines, "waiting"), 3 * sent - delivered, "{lines:#?}");
     assert!(figure(lines, "verified") >= delivered, "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("verified") && line.contains(" 0 wrong")), "{lines:#?}");
@@ -356,7 +357,7 @@ fn the_demo_runs_for_the_seconds_it_is_given_and_prints_plain_lines() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(!text.contains('\u{1b}'), "no terminal, no control characters: {text}");
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for endpoint in ["fast", "fails-and-recovers", "hangs"] {
+    for endpoint in ["fast", "recovers", "hangs"] {
         assert!(lines.iter().any(|line| line.starts_with(endpoint) && line.contains("active")), "{lines:#?}");
     }
     assert!(lines.iter().filter(|line| line.starts_with("  ")).count() >= 3, "three commands to try: {lines:#?}");

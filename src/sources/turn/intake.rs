@@ -133,6 +133,7 @@ impl Source {
             return;
         }
         self.counts.matched += 1;
+        self.counts.routed += self.matches.len() as u64;
         let weight = event.weight() + (self.matches.len() - 1) * DELIVERY_WEIGHT;
         self.taken += weight;
         let permit = self.wiring.budget.take(weight);
@@ -189,11 +190,14 @@ impl Source {
     fn flush(&mut self) {
         if self.kind == Kind::Events {
             let total = &self.wiring.metrics.events_total;
-            let Counts { matched, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
+            let Counts { matched, routed, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
             for (result, count) in [("matched", matched), ("unmatched", unmatched), ("unparsable", unparsable), ("tombstone", tombstone)] {
                 if count > 0 {
                     total.with(result).increment(count);
                 }
+            }
+            if routed > 0 {
+                self.wiring.metrics.routed_total.increment(routed);
             }
         }
         if self.out.is_empty() {
