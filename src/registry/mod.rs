@@ -256,6 +256,12 @@ impl Registry {
         self.shared.applied.load(Ordering::Acquire)
     }
 
+    /// The offset of the last record in the view: what was read of it just now was known there. The stages may not have come to it yet, see
+    /// [`Registry::offset`].
+    pub fn known_at(&self) -> i64 {
+        self.view().offset.unwrap_or(Endpoint::DECLARED)
+    }
+
     /// How long the view has not been known to be at the end of its topic. Up to about a second is normal: the end is asked for that often.
     pub fn behind_for(&self) -> Duration {
         self.shared.behind_for()

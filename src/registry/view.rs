@@ -85,6 +85,8 @@ struct Configured {
 #[derive(Default)]
 pub struct View {
     pub identity: Option<Identity>,
+    /// Of the last record that was taken in.
+    pub offset: Option<i64>,
     /// In the order of their ids, so that a list can be read page by page.
     endpoints: BTreeMap<Text, Configured>,
     /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
@@ -161,6 +163,7 @@ impl View {
             tracing::debug!(position = %record.position, "a registry record of an unknown kind");
             return Ok(None);
         };
+        self.offset = self.offset.max(Some(record.position.offset));
         let value = record.value.as_deref();
         let unreadable = |error: RecordError| Unreadable { record: name.to_string(), error };
         match &name {
