@@ -6,7 +6,7 @@
 //! | thread | does | its end means |
 //! |---|---|---|
 //! | `shard-N` | requests, their queues, limits and connections | a bug: deliveries stand still, so the daemon stops with an error |
-//! | `events`, `retry` | read the log, track what is settled, commit | the daemon stops with what the source said |
+//! | `source-events`, `source-retry` | read the log, track what is settled, commit | the daemon stops with what the source said |
 //! | `registry` | applies the registry topic | readiness says so; the sources stop reading |
 //! | control runtime | API, settling that needs an append, journal, health | the process is over |
 //! | `admin` | metrics and probes | logged; nothing else suffers |
@@ -208,9 +208,10 @@ impl App {
         })
         .map_err(anyhow::Error::msg)?;
         // Bound before anything else happens, so that a port in use costs nothing.
-        let listener = tokio::net::TcpListener::bind(config.api.listen)
+        let listen = config.api.listen;
+        let listener = tokio::net::TcpListener::bind(listen)
             .await
-            .with_context(|| format!("cannot listen on {}; set `api.listen` to another address", config.api.listen))?;
+            .map_err(|error| anyhow!("cannot listen on {listen}: {error}; set `api.listen` to another address"))?;
 
         let directory = config.log.data_directory.clone();
         let standalone = config.log.backend == Backend::Sqlite;

@@ -186,7 +186,8 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
 
 /// The text without comments and without modules of tests; lines keep their numbers. Tests are last in a file (STYLE: read top-down).
 fn code(text: &str) -> String {
-    let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let is_inline = |(at, _): &(usize, &str)| text[at + 1..].lines().nth(1).is_some_and(|line| line.ends_with('{'));
+    let end = text.match_indices("\n#[cfg(test)]\nmod ").find(is_inline).map_or(text.len(), |(at, _)| at);
     text[..end].lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect::<Vec<_>>().join("\n")
 }
 

@@ -8,10 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{
-    log::LogError,
-    registry::{FieldError, WriteError},
-};
+use crate::{log::LogError, model::FieldError, registry::WriteError};
 
 /// Why a request was not done. Nothing was stored unless `accepted` says so.
 #[derive(Debug, Serialize, ToSchema)]

@@ -28,7 +28,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{Append, Record};
-use crate::model::{DeadReason, Direction, Event, Priority, Text, Timestamp, time::timestamp_from_ms};
+use crate::model::{DeadReason, Direction, Event, FieldError, Priority, Text, Timestamp, time::timestamp_from_ms};
 
 pub use dead::{DeadLetter, DeadThing, decode_dead_letter, encode_dead_delivery, encode_dead_record, is_dead_letter};
 pub use delivery::{decode_delivery, encode_delivery, is_delivery, parse_position, unplaced};
@@ -54,21 +54,6 @@ impl Encoded {
     /// To be appended to the partition of its key.
     pub fn to(self, topic: Arc<str>) -> Append {
         Append { topic, partition: None, key: self.key, value: self.value, headers: self.headers }
-    }
-}
-
-/// What is wrong with an event that was handed in, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{path}` {message}")]
-pub struct FieldError {
-    /// Path of the member, such as `type` or `data.items[3]`; `.` is the whole document.
-    pub path: String,
-    pub message: String,
-}
-
-impl FieldError {
-    pub fn new(path: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError { path: path.into(), message: message.into() }
     }
 }
 

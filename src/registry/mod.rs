@@ -42,7 +42,7 @@ use tokio::sync::oneshot;
 pub use follow::OnChange;
 pub use record::{StoredHealth, Suspension};
 pub use seal::Key;
-pub use spec::{EndpointSpec, FieldError};
+pub use spec::EndpointSpec;
 pub use view::{Change, Entry};
 pub use write::{Draft, WriteError, hash_of_key};
 

@@ -13,20 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::seal::{fill_random, hex};
-use crate::model::{Auth, Endpoint, RetrySchedule, Secret, Signing, Timestamp};
-
-/// What is wrong with one field. `path` as it is written: `url`, `channels[3]`, `auth.token`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    pub path: String,
-    pub message: String,
-}
-
-impl FieldError {
-    pub fn new(path: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError { path: path.into(), message: message.into() }
-    }
-}
+use crate::model::{Auth, Endpoint, FieldError, RetrySchedule, Secret, Signing, Timestamp};
 
 /// Text that must not be printed: a secret on its way in or out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

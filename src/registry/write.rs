@@ -24,12 +24,11 @@ use super::{
     Registry, Tenant,
     record::{self, RecordKey, StoredHealth, Suspension},
     seal::hex,
-    spec::FieldError,
     view::Entry,
 };
 use crate::{
     log::{Append, LogError, Record},
-    model::{Endpoint, HealthState, Position, Text, Transition, token::Token},
+    model::{Endpoint, FieldError, HealthState, Position, Text, Transition, token::Token},
 };
 
 /// The header that marks a record for its writer.

@@ -10,33 +10,11 @@ use std::{collections::HashMap, num::NonZeroU16};
 use bytes::Bytes;
 
 use super::*;
-use crate::model::{
-    Auth, Budget, Class, EndpointUrl, Event, Format, Lease, OpenRecord, Position, Priority, Purpose, Signing, Status, Timestamp,
-    TopicPartition,
-};
+use crate::model::{Budget, Class, Event, Lease, OpenRecord, Position, Priority, Purpose, Status, Timestamp, TopicPartition, testing};
 
 /// An endpoint with nothing special about it.
 fn endpoint(id: &str, tenant: &str) -> Endpoint {
-    Endpoint {
-        id: id.into(),
-        tenant: tenant.into(),
-        url: EndpointUrl::parse("http://localhost/").expect("a URL"),
-        description: None,
-        channels: Vec::new(),
-        types: Vec::new(),
-        direction: None,
-        format: Format::Standard,
-        signing: Signing::None,
-        auth: Auth::None,
-        headers: Vec::new(),
-        rate: None,
-        concurrency: None,
-        retry: None,
-        status: Status::Enabled,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        registry_offset: 0,
-    }
+    Endpoint { tenant: tenant.into(), ..testing::endpoint(id) }
 }
 
 /// Makes deliveries of one record each, numbered by the offset.

@@ -12,32 +12,13 @@ use futures_util::future::BoxFuture;
 use crate::{
     log::{Append, Commit, CommitMode, Consumer, From, Log, LogError, Polled, Reader, Record, Subscription, TopicSpec},
     model::{
-        Ack, Attempt, Auth, Budget, Delivery, Endpoint, EndpointUrl, Event, Format, Lease, OpenRecord, Outcome, Position, Priority,
-        Purpose, Signing, Status, Timestamp, TopicPartition,
+        Ack, Attempt, Budget, Delivery, Endpoint, Event, Lease, OpenRecord, Outcome, Position, Priority, Purpose, Timestamp,
+        TopicPartition, testing,
     },
 };
 
 pub fn endpoint() -> Endpoint {
-    Endpoint {
-        id: "ep_1".into(),
-        tenant: "default".into(),
-        url: EndpointUrl::parse("https://example.com/hook").expect("a URL"),
-        description: None,
-        channels: vec![],
-        types: vec![],
-        direction: None,
-        format: Format::Standard,
-        signing: Signing::None,
-        auth: Auth::None,
-        headers: vec![],
-        rate: None,
-        concurrency: None,
-        retry: None,
-        status: Status::Enabled,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        registry_offset: Endpoint::DECLARED,
-    }
+    Endpoint { registry_offset: Endpoint::DECLARED, ..testing::endpoint("ep_1") }
 }
 
 pub fn delivery(accepted_at: Timestamp) -> Delivery {

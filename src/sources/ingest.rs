@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 use crate::{
     log::{
         Append, Log, LogError,
-        record::{FieldError, encode_event, event_from_json},
+        record::{encode_event, event_from_json},
     },
-    model::{Budget, Clock, Event, Position, Text, Timestamp},
+    model::{Budget, Clock, Event, FieldError, Position, Text, Timestamp},
     telemetry::metrics::Metrics,
 };
 

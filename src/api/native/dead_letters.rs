@@ -17,8 +17,7 @@ use crate::{
         jobs::{Job, JobState},
     },
     log::record::{DeadLetter, DeadThing, encode_event},
-    model::{DeadReason, Text, Timestamp, token::Role},
-    registry::FieldError,
+    model::{DeadReason, FieldError, Text, Timestamp, token::Role},
     settle::dead_letter::{Filter, LetterId, RedriveError, Summary},
 };
 

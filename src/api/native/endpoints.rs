@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Page, events::Accepted, status, view::EndpointView};
+use super::{ListQuery, Page, events::Accepted, status, view::EndpointView};
 use crate::{
     api::{
         Context, Shared,
@@ -23,28 +23,15 @@ use crate::{
     },
     delivery::address,
     log::record::{encode_delivery, unplaced},
-    model::{Delivery, Endpoint, Event, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
+    model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
     registry::{
-        Draft, Entry, FieldError, WriteError,
+        Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
     },
 };
 
 /// Fields that are shown and cannot be set: a document that was read can be sent back as it is.
 const READ_ONLY: &[&str] = &["health", "declared", "createdAt", "updatedAt"];
-
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    /// Only the admin token sees more than one.
-    tenant: Option<String>,
-    /// 1 to 1,000; 100 when absent.
-    #[param(value_type = Option<u32>)]
-    limit: Option<String>,
-    /// `next` of the page before.
-    cursor: Option<String>,
-}
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]

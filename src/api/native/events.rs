@@ -15,9 +15,8 @@ use crate::{
         error::Problem,
         input::{Params, read_body},
     },
-    log::{LogError, record},
-    model::{Event, token::Role},
-    registry::FieldError,
+    log::LogError,
+    model::{Event, FieldError, token::Role},
     sources::ingest::{Rejection, Scope, id_of},
 };
 
@@ -83,9 +82,9 @@ pub async fn post(
     let scope = Scope { tenant: named.unwrap_or_else(|| Event::DEFAULT_TENANT.into()), only: matches!(caller, Caller::Token(_)) };
     let body = read_body(request, context.ingest.body_limit(), " (`ingest.body`)", &context.bodies).await?;
     let events = context.ingest.parse(&body.bytes, &scope).map_err(|rejection| match rejection {
-        Rejection::Wrong(record::FieldError { path, message }) => Problem::malformed(path, message),
-        Rejection::TooLarge(record::FieldError { path, message }) => Problem::too_large(path, message),
-        Rejection::Forbidden(error) => Problem::forbidden(error.to_string()).with_errors(vec![FieldError::new(error.path, error.message)]),
+        Rejection::Wrong(FieldError { path, message }) => Problem::malformed(path, message),
+        Rejection::TooLarge(FieldError { path, message }) => Problem::too_large(path, message),
+        Rejection::Forbidden(error) => Problem::forbidden(error.to_string()).with_errors(vec![error]),
     })?;
     if let Caller::Token(token) = &caller {
         context.rates.take(&context.registry.tenant(&token.tenant), events.len()).map_err(|wait| {

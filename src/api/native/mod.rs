@@ -11,8 +11,8 @@ mod tenants;
 mod tokens;
 mod view;
 
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::Context;
@@ -37,6 +37,20 @@ impl<T> Page<T> {
     fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next: self.next }
     }
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    /// Only the admin token sees more than one.
+    tenant: Option<String>,
+    /// 1 to 1,000; 100 when absent.
+    #[param(value_type = Option<u32>)]
+    limit: Option<String>,
+    /// `next` of the page before.
+    cursor: Option<String>,
 }
 
 pub fn routes() -> OpenApiRouter<Context> {

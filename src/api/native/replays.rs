@@ -14,8 +14,8 @@ use crate::{
         error::Problem,
         input::{Document, Id, Params, time},
     },
-    model::{Endpoint, Event, Position, Text, Timestamp, token::Role},
-    registry::{Entry, FieldError},
+    model::{Endpoint, Event, FieldError, Position, Text, Timestamp, token::Role},
+    registry::Entry,
     settle::{dead_letter::Filter, journal},
     sources::replay::{Missed, Progress, Request, Span, State as Replaying, TooMany},
 };

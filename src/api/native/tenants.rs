@@ -11,8 +11,8 @@ use crate::{
         error::Problem,
         input::{Document, Id},
     },
-    model::Rate,
-    registry::{FieldError, Tenant},
+    model::{FieldError, Rate},
+    registry::Tenant,
 };
 
 const MAX_ROLES: usize = 32;

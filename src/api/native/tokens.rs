@@ -2,9 +2,9 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::Page;
+use super::{ListQuery, Page};
 use crate::{
     api::{
         Context,
@@ -13,10 +13,10 @@ use crate::{
         input::{Document, Id, Params, limit},
     },
     model::{
-        Event, Text, Timestamp,
+        Event, FieldError, Text, Timestamp,
         token::{Role, Token, TokenKind},
     },
-    registry::{FieldError, hash_of_key, spec::SecretText},
+    registry::{hash_of_key, spec::SecretText},
 };
 
 const MAX_NAME: usize = 256;
@@ -63,18 +63,6 @@ impl TokenView {
             key: None,
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    tenant: Option<String>,
-    /// 1 to 1,000; 100 when absent.
-    #[param(value_type = Option<u32>)]
-    limit: Option<String>,
-    /// `next` of the page before.
-    cursor: Option<String>,
 }
 
 #[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(ListQuery), responses((status = 200, body = Page<TokenView>), (status = 403, body = Problem)))]

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Config, Sender, Shared};
 use crate::{
-    model::{Auth, Delivery, Endpoint, EndpointUrl, Event, Format, Position, Priority, Purpose, Signing, Status, SystemClock, Timestamp},
+    model::{Auth, Delivery, Endpoint, EndpointUrl, Event, Format, Position, Priority, Purpose, Signing, SystemClock, Timestamp, testing},
     telemetry::metrics::Metrics,
 };
 
@@ -45,26 +45,7 @@ fn sender(config: &Config) -> Sender {
 }
 
 fn endpoint(url: &str) -> Endpoint {
-    Endpoint {
-        id: "ep_1".into(),
-        tenant: "default".into(),
-        url: EndpointUrl::parse(url).unwrap(),
-        description: None,
-        channels: vec![],
-        types: vec![],
-        direction: None,
-        format: Format::Standard,
-        signing: Signing::None,
-        auth: Auth::None,
-        headers: vec![],
-        rate: None,
-        concurrency: None,
-        retry: None,
-        status: Status::Enabled,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        registry_offset: 1,
-    }
+    Endpoint { url: EndpointUrl::parse(url).unwrap(), registry_offset: 1, ..testing::endpoint("ep_1") }
 }
 
 fn delivery(data: &str) -> Delivery {

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::{Deserialize, de::IntoDeserializer};
 use serde_json::value::RawValue;
 
-use super::{FieldError, Unreadable, json_text, name_field, parse_time, subject_field, traceparent};
+use super::{Unreadable, json_text, name_field, parse_time, subject_field, traceparent};
 use crate::{
     log::Record,
-    model::{Event, Text, time::timestamp_from_ms},
+    model::{Event, FieldError, Text, time::timestamp_from_ms},
 };
 
 pub(super) fn is_binary(record: &Record) -> bool {

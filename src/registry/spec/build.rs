@@ -8,9 +8,10 @@ use base64::{
 };
 use http::{HeaderName, HeaderValue};
 
-use super::{AuthSpec, EndpointSpec, FieldError, RetrySpec, SecretText, Secrets};
+use super::{AuthSpec, EndpointSpec, RetrySpec, SecretText, Secrets};
 use crate::model::{
-    Auth, Direction, Endpoint, EndpointUrl, Event, Format, Rate, RetrySchedule, Secret, Signing, Status, Text, Timestamp, TypePattern,
+    Auth, Direction, Endpoint, EndpointUrl, Event, FieldError, Format, Rate, RetrySchedule, Secret, Signing, Status, Text, Timestamp,
+    TypePattern,
 };
 
 /// Signed unless somebody says otherwise: a receiver can tell our requests from a stranger's from the first one on.

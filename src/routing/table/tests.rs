@@ -4,28 +4,15 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Auth, EndpointUrl, Format, Priority, Signing, Timestamp};
+use crate::model::{Priority, Timestamp, testing};
 
 fn endpoint(id: &str, tenant: &str, channels: &[&str], types: &[&str], direction: Option<Direction>) -> Arc<Endpoint> {
     Arc::new(Endpoint {
-        id: id.into(),
         tenant: tenant.into(),
-        url: EndpointUrl::parse("http://localhost/").expect("a URL"),
-        description: None,
         channels: channels.iter().map(|channel| (*channel).into()).collect(),
         types: types.iter().map(|kind| TypePattern::parse(kind).expect("a pattern")).collect(),
         direction,
-        format: Format::Standard,
-        signing: Signing::None,
-        auth: Auth::None,
-        headers: Vec::new(),
-        rate: None,
-        concurrency: None,
-        retry: None,
-        status: Status::Enabled,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        registry_offset: 0,
+        ..testing::endpoint(id)
     })
 }
 
