@@ -317,6 +317,13 @@ mod tests {
     }
 
     #[test]
+    fn a_format_has_one_name() {
+        for (name, format) in Format::ALL {
+            assert_eq!((format.as_str(), serde_json::to_value(format).expect("text")), (name, name.into()));
+        }
+    }
+
+    #[test]
     fn a_type_pattern_is_exact_a_prefix_or_any() {
         for (pattern, kind, matches) in [
             ("lead.created", "lead.created", true),
