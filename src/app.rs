@@ -13,9 +13,10 @@
 //!
 //! # Stopping
 //!
-//! No more requests to the API; sources stop taking; shards finish what is in flight until the drain deadline and hand back the rest;
-//! what is being settled gets durable; positions are committed; the journal is written; the log is closed. Each step has a deadline, and a
-//! step that misses it costs repetition after the next start, never loss.
+//! No more requests to the API; sources stop taking; shards make no more requests and finish what is in flight until the drain deadline; what
+//! is being settled gets durable; what waits beside a done delivery of the same record, or in the way of telling what is done, is spilled;
+//! positions are committed; shards hand back the rest; the journal is written; the log is closed. Each step has a deadline, and a step that
+//! misses it costs repetition after the next start, never loss.
 
 pub mod admin;
 mod descriptors;
@@ -100,7 +101,7 @@ async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break None,
-                Request::Reload => app.reload(&options).await,
+                Request::Reload => app.reload(&options),
             },
             failure = app.failed() => break Some(failure),
         }
@@ -123,6 +124,8 @@ pub struct Stages {
     log: Arc<dyn Log>,
     topics: Topics,
     group: String,
+    /// Where the group begins on source partitions of which it has committed nothing.
+    start: Start,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
@@ -175,8 +178,10 @@ pub struct App {
     /// Where the admin token lies, if we made it.
     token_file: Option<PathBuf>,
     stages: Arc<Stages>,
+    /// Where scores are shared: to be left when the daemon stops.
+    fleet: Option<Arc<RedisHealth>>,
     dead_letters: Arc<DeadLetters>,
-    sources: Vec<sources::Handle>,
+    sources: Vec<Arc<sources::Handle>>,
     failures: mpsc::Receiver<String>,
     readiness: Arc<Readiness>,
     api_stop: CancellationToken,
@@ -221,17 +226,14 @@ impl App {
         let token_file = token_made.then(|| directory.join(api::auth::TOKEN_FILE));
 
         let (updates, told) = mpsc::channel(UPDATES);
-        let health: Arc<dyn Health> = match config.health.backend {
-            HealthBackend::Memory => MemoryHealth::new(config.health.rules(), Arc::clone(&clock), Arc::clone(&metrics), updates),
-            HealthBackend::Redis => RedisHealth::start(
-                &config.redis,
-                config.health.rules(),
-                Arc::clone(&clock),
-                Arc::clone(&metrics),
-                updates,
-                &runtime::Handle::current(),
-            )
-            .map_err(anyhow::Error::msg)?,
+        let (rules, own) = (config.health.rules(), (Arc::clone(&clock), Arc::clone(&metrics)));
+        let (health, fleet): (Arc<dyn Health>, Option<Arc<RedisHealth>>) = match config.health.backend {
+            HealthBackend::Memory => (MemoryHealth::new(rules, own.0, own.1, updates), None),
+            HealthBackend::Redis => {
+                let redis = RedisHealth::start(&config.redis, rules, own.0, own.1, updates, &runtime::Handle::current());
+                let redis = redis.map_err(anyhow::Error::msg)?;
+                (Arc::clone(&redis) as Arc<dyn Health>, Some(redis))
+            }
         };
         let shared = delivery::Shared::new(&config.delivery, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
         let destinations =
@@ -249,6 +251,11 @@ impl App {
             log: Arc::clone(&log),
             topics,
             group,
+            start: match config.log.backend {
+                // Nothing but what came in over our own door lies in there.
+                Backend::Sqlite => Start::Earliest,
+                Backend::Kafka => config.kafka.start,
+            },
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             budget: Arc::clone(&budget),
@@ -308,11 +315,11 @@ impl App {
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
         tokio::spawn(health::run(Arc::clone(&stages), told));
-        wiring::weigh_tenants(&stages, &registry).await;
+        tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
-        let sources = started.context("the sources cannot be started")?;
+        let sources = started.context("the sources cannot be started")?.into_iter().map(Arc::new).collect();
 
         let replays = Replays::new(
             Arc::clone(&log),
@@ -349,7 +356,21 @@ impl App {
         });
         let _ = gauges.set(wiring::gauges(&stages, &registry, &readiness));
         readiness.clear("starting");
-        Ok(App { api, admin, config, token_file, stages, dead_letters, sources, failures, readiness, api_stop, api_server, journal_writer })
+        Ok(App {
+            api,
+            admin,
+            config,
+            token_file,
+            stages,
+            fleet,
+            dead_letters,
+            sources,
+            failures,
+            readiness,
+            api_stop,
+            api_server,
+            journal_writer,
+        })
     }
 
     /// Says where everything is, on standard output.
@@ -374,6 +395,11 @@ impl App {
         let _ = out.flush();
     }
 
+    /// What this daemon counts; it can be read after [`App::stop`] too.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.stages.metrics)
+    }
+
     /// Waits for something that the daemon cannot go on without to end, and says what.
     pub async fn failed(&mut self) -> String {
         let mut look = tokio::time::interval(Duration::from_secs(1));
@@ -384,13 +410,17 @@ impl App {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
                     }
+                    // One that failed has said so before it ended.
+                    if self.failures.is_empty() && self.sources.iter().any(|source| !source.is_running()) {
+                        return "a source has ended without a word; this is a bug, and the log above says where".to_owned();
+                    }
                 }
             }
         }
     }
 
     /// SIGHUP: takes over what can change while it runs, and names what needs a restart.
-    async fn reload(&mut self, options: &Options) {
+    fn reload(&mut self, options: &Options) {
         let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
@@ -403,12 +433,16 @@ impl App {
         }
         if let Some(registry) = self.stages.registry() {
             registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
-            wiring::weigh_tenants(&self.stages, registry).await;
         }
-        let restart = wiring::needs_restart(&self.config, &loaded);
-        self.config.endpoints = loaded.endpoints;
-        self.config.tenants = loaded.tenants;
-        tracing::info!(needs_restart = ?restart, "configuration read again: endpoints, tenants and log level are in force");
+        self.config.logging.level.clone_from(&loaded.logging.level);
+        let restart = self.config.differences(&loaded);
+        match restart.is_empty() {
+            true => tracing::info!("configuration read again: endpoints, tenants and log level are in force"),
+            false => tracing::warn!(
+                sections = restart.join(", "),
+                "configuration read again: endpoints, tenants and log level are in force; changes of these sections need a restart"
+            ),
+        }
     }
 
     /// Takes the daemon down in the order in which data flows. See the module.
@@ -420,13 +454,19 @@ impl App {
         for source in &self.sources {
             source.stop();
         }
-        let shards_end = async {
-            let _ = self.stages.shards().control(Control::Drain { waiting: Waiting::HandBack, deadline }).await;
-            let stages = Arc::clone(&self.stages);
-            // A panic of a shard was logged where it happened.
-            let _ = tokio::task::spawn_blocking(move || stages.shards().join()).await;
-        };
-        if tokio::time::timeout(drain + SETTLE_DEADLINE, shards_end).await.is_err() {
+        let _ = self.stages.shards().control(Control::Drain { waiting: Waiting::HandBack, deadline }).await;
+        // A source knows when nothing of its records is in anybody's hands any more, and what has to leave the shards' queues before its last commit.
+        let finishing = self.sources.iter().cloned().map(|source| {
+            tokio::task::spawn_blocking(move || {
+                source.finish(drain + SETTLE_DEADLINE);
+                source.stats().open
+            })
+        });
+        let open: u64 = futures_util::future::join_all(finishing).await.into_iter().filter_map(Result::ok).sum();
+        let stages = Arc::clone(&self.stages);
+        // A panic of a shard was logged where it happened.
+        let shards_end = tokio::task::spawn_blocking(move || stages.shards().end());
+        if tokio::time::timeout(SETTLE_DEADLINE, shards_end).await.is_err() {
             tracing::warn!("shards did not end in time; what they hold is sent again after the next start");
         }
         self.stages.settling.close();
@@ -436,15 +476,10 @@ impl App {
                 "appends did not end in time; these deliveries are sent again after the next start"
             );
         }
-        let open: u64 = self.sources.iter().map(|source| source.stats().open).sum();
         let put_back = self.stages.put_back.load(Ordering::Relaxed);
-        let sources = self.sources;
-        let _ = tokio::task::spawn_blocking(move || {
-            for source in &sources {
-                source.finish(CLOSE_DEADLINE);
-            }
-        })
-        .await;
+        if let Some(fleet) = &self.fleet {
+            fleet.stop().await;
+        }
         if tokio::time::timeout(CLOSE_DEADLINE, self.api_server).await.is_err() {
             tracing::warn!("requests to the API did not end in time");
         }
@@ -491,11 +526,6 @@ async fn ensure_topics(log: &dyn Log, topics: &Topics, policy: &Policy, config: 
 }
 
 /// How a group reads the source topics.
-fn subscription(config: &Config, stages: &Stages) -> Subscription {
-    let start = match config.log.backend {
-        // Nothing but what came in over our own door lies in there.
-        Backend::Sqlite => Start::Earliest,
-        Backend::Kafka => config.kafka.start,
-    };
-    Subscription { group: stages.group.clone(), topics: crate::log::Topics::Named(stages.topics.events().to_vec()), start }
+fn subscription(stages: &Stages) -> Subscription {
+    Subscription { group: stages.group.clone(), topics: crate::log::Topics::Named(stages.topics.events().to_vec()), start: stages.start }
 }

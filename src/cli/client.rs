@@ -143,10 +143,13 @@ impl Client {
 }
 
 impl Answer {
-    /// What a problem document (RFC 9457) says, in one line.
+    /// What a problem document (RFC 9457) says: a line, and one for each field that is wrong.
     pub fn problem(&self) -> String {
         let text = |name: &str| self.body[name].as_str();
+        let names_fields = self.body["errors"].as_array().is_some_and(|errors| !errors.is_empty());
         let mut line = match (text("title"), text("detail")) {
+            // The detail says in one line what the fields say below.
+            (Some(title), Some(_)) if names_fields => format!("{title}:"),
             (Some(title), Some(detail)) => format!("{title}: {detail}"),
             (Some(only), None) | (None, Some(only)) => only.to_owned(),
             (None, None) => format!("the daemon answered {}", self.status),

@@ -37,9 +37,11 @@ use crate::{
     shutdown::Signals,
 };
 
-/// The flaky receiver fails during the first part of each of these periods.
+/// The receiver that recovers fails at the beginning of each of these periods, for so long or so many requests. They are fewer than make an
+/// endpoint Inactive (`health.inactive_at`), which only a person ends.
 const PERIOD: Duration = Duration::from_secs(30);
 const FAILS_FOR: Duration = Duration::from_secs(10);
+const FAILURES: u64 = 250;
 
 /// Latencies kept per receiver, of the latest deliveries.
 const SAMPLES: usize = 10_000;
@@ -63,7 +65,7 @@ impl Manner {
     fn id(self) -> &'static str {
         match self {
             Manner::Fast => "fast",
-            Manner::Flaky => "fails-and-recovers",
+            Manner::Flaky => "recovers",
             Manner::Hangs => "hangs",
         }
     }
@@ -83,6 +85,8 @@ struct Seen {
     delivered: HashSet<String>,
     duplicates: u64,
     failed: u64,
+    /// The period in which the latest failure was, and how many it had so far.
+    failed_in: (u64, u64),
     verified: u64,
     wrong: u64,
     latencies: VecDeque<Duration>,
@@ -110,9 +114,16 @@ impl Receiver {
         self.seen.lock().expect("nothing panics while it holds this lock")
     }
 
-    fn fails_now(&self) -> bool {
-        let into = self.started.elapsed().as_secs_f64() % PERIOD.as_secs_f64();
-        self.manner == Manner::Flaky && into < FAILS_FOR.as_secs_f64()
+    fn fails_now(&self, seen: &mut Seen) -> bool {
+        let (seconds, period) = (self.started.elapsed().as_secs(), PERIOD.as_secs());
+        if self.manner != Manner::Flaky || seconds % period >= FAILS_FOR.as_secs() {
+            return false;
+        }
+        if seen.failed_in.0 != seconds / period {
+            seen.failed_in = (seconds / period, 0);
+        }
+        seen.failed_in.1 += 1;
+        seen.failed_in.1 <= FAILURES
     }
 
     /// Takes note of a request; the status to answer with, or none for never.
@@ -123,7 +134,7 @@ impl Receiver {
             Verdict::Verified(_) => seen.verified += 1,
             Verdict::NotChecked(_) | Verdict::Unsigned | Verdict::Wrong(_) => seen.wrong += 1,
         }
-        if self.manner == Manner::Hangs || self.fails_now() {
+        if self.manner == Manner::Hangs || self.fails_now(&mut seen) {
             seen.failed += 1;
             return (self.manner != Manner::Hangs).then_some(StatusCode::SERVICE_UNAVAILABLE);
         }
@@ -192,8 +203,9 @@ async fn demo(arguments: DemoArguments) -> anyhow::Result<()> {
         }
     }
     screen.draw(&rows(&client, &receivers, sent).await, started.elapsed(), sent);
+    let metrics = app.metrics();
     let left = app.stop().await;
-    summary(&receivers, sent, left);
+    summary(&receivers, sent, &metrics.render(), left);
     Ok(())
 }
 
@@ -209,7 +221,7 @@ fn config(directory: &Directory, token: &str) -> anyhow::Result<Config> {
 
 fn introduce(app: &App, token: &str, arguments: &DemoArguments) {
     let api = format!("http://{}", app.api);
-    println!("posthaste demo: three receivers that verify every signature, {} events", arguments.rate);
+    println!("posthaste demo: three receivers that verify every signature, events at {}", arguments.rate);
     println!("api      {api}   (token {token})");
     println!("metrics  http://{}/metrics", app.admin);
     println!("Try in a second terminal:");
@@ -270,7 +282,11 @@ fn row(receiver: &Receiver, health: Option<&Value>, sent: u64) -> [String; 9] {
         lane.to_owned(),
         seen.delivered.len().to_string(),
         seen.failed.to_string(),
-        sent.saturating_sub(seen.delivered.len() as u64).to_string(),
+        match state {
+            // What waited is dead letters by now, and what comes passes it by.
+            "inactive" => "-".to_owned(),
+            _ => sent.saturating_sub(seen.delivered.len() as u64).to_string(),
+        },
         format!("{} / {}", quantile(0.5), quantile(0.99)),
         if seen.wrong == 0 { format!("{} all", seen.verified) } else { format!("{} and {} NOT", seen.verified, seen.wrong) },
     ]
@@ -291,31 +307,46 @@ impl Screen {
         let heads = ["ENDPOINT", "HEALTH", "RULE", "LANE", "DELIVERED", "FAILED", "WAITING", "P50 / P99", "VERIFIED"];
         let text = format!("{:>4} s, {sent} events sent\n{}", elapsed.as_secs(), table(heads, rows));
         let mut out = std::io::stdout().lock();
-        if self.live && self.drawn > 0 {
-            // Up to where the last table began, and clear from there.
-            let _ = write!(out, "\x1b[{}A\x1b[J", self.drawn);
+        // Nobody is left to tell when standard output is gone.
+        if self.live {
+            // Up to where the last table began, and clear from there; lines that are too long for the terminal are cut and not folded,
+            // for their number has to be known the next time.
+            let up = if self.drawn > 0 { format!("\x1b[{}A", self.drawn) } else { String::new() };
+            let _ = write!(out, "{up}\r\x1b[J\x1b[?7l{text}\x1b[?7h");
+        } else {
+            let _ = writeln!(out, "{text}");
         }
         self.drawn = text.lines().count();
-        // Nobody is left to tell when standard output is gone.
-        let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
     }
 }
 
-fn summary(receivers: &[Arc<Receiver>], sent: u64, left: crate::app::Left) {
+/// What the receivers saw, and what the daemon had counted when it had stopped.
+fn summary(receivers: &[Arc<Receiver>], sent: u64, metrics: &str, left: crate::app::Left) {
     let total = |of: fn(&Seen) -> u64| receivers.iter().map(|receiver| of(&receiver.seen())).sum::<u64>();
-    let owed = sent * receivers.len() as u64;
-    let delivered = total(|seen| seen.delivered.len() as u64);
+    let routed = sum(metrics, "posthaste_routed_total", |_| true);
+    // `retried` and `spilled` come back.
+    let ended = sum(metrics, "posthaste_deliveries_total", |labels| !labels.contains("retried") && !labels.contains("spilled"));
+    let delivered = sum(metrics, "posthaste_deliveries_total", |labels| labels.contains("delivered"));
     println!();
-    println!("sent        {sent} events, {owed} deliveries");
-    println!("delivered   {delivered}");
+    println!("sent        {sent} events, {routed} deliveries to make of them");
+    println!("delivered   {}", total(|seen| seen.delivered.len() as u64));
+    if ended > delivered {
+        println!("dead        {} letters: their endpoint was suspended, or their schedule was over", ended - delivered);
+    }
     println!("verified    {} signatures, {} wrong", total(|seen| seen.verified), total(|seen| seen.wrong));
     println!("duplicates  {}", total(|seen| seen.duplicates));
     println!(
         "waiting     {} (in the log, for the next start; {} were handed back just now)",
-        owed.saturating_sub(delivered),
+        routed.saturating_sub(ended),
         left.handed_back
     );
+}
+
+/// The sum over the series of a counter with such labels.
+fn sum(metrics: &str, name: &str, counts: impl Fn(&str) -> bool) -> u64 {
+    let series = metrics.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+    series.filter(|(labels, _)| counts(labels)).filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
 }
 
 fn random_token() -> String {

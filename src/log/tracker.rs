@@ -181,26 +181,58 @@ impl Tracker {
 
     /// What to commit now, with the caller's word (ASCII without spaces, at most [`TAG_LIMIT`] bytes; others are left out).
     pub fn position(&self, tag: &str) -> Position {
-        let is_word = !tag.is_empty() && tag.len() <= TAG_LIMIT && tag.bytes().all(|byte| byte.is_ascii_graphic());
-        let head = format!("{VERSION} {} {} ", self.low, if is_word { tag } else { NO_TAG });
-        // Three bytes become four characters.
-        let room = (METADATA_LIMIT - head.len()) / 4 * 3;
+        let head = head(self.low, tag);
+        let room = room(&head);
         let mut lengths = Vec::new();
-        let mut at = self.low;
         let mut is_whole = true;
-        while let Some(done) = self.next_with(at, true) {
-            let end = self.next_with(done, false).unwrap_or_else(|| self.top());
+        for run in self.runs() {
             let before = lengths.len();
-            leb128(&mut lengths, (done - at) as u64);
-            leb128(&mut lengths, (end - done) as u64);
+            run.write(&mut lengths);
             if lengths.len() > room {
                 lengths.truncate(before);
                 is_whole = false;
                 break;
             }
-            at = end;
         }
         Position { offset: self.low, metadata: head + &STANDARD_NO_PAD.encode(lengths), is_whole }
+    }
+
+    /// Where the text of [`Tracker::position`] has no room for all that is done: the offset below which everything has to be settled, so that
+    /// it has. None where it is whole.
+    pub fn overflow(&self, tag: &str) -> Option<i64> {
+        // The offset in it may grow by then, but not beyond this.
+        let room = room(&head(self.next, tag));
+        let mut scratch = Vec::new();
+        let mut sizes: Vec<(i64, usize)> = Vec::new();
+        for run in self.runs() {
+            scratch.clear();
+            run.write(&mut scratch);
+            sizes.push((run.open, scratch.len()));
+        }
+        if sizes.iter().map(|(_, size)| size).sum::<usize>() <= room {
+            return None;
+        }
+        let mut below = self.next;
+        let mut size = 0;
+        for (open, bytes) in sizes.into_iter().rev() {
+            size += bytes;
+            if size > room {
+                break;
+            }
+            below = open;
+        }
+        Some(below)
+    }
+
+    /// What is done above `low`, from the lowest up.
+    fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        let mut at = self.low;
+        std::iter::from_fn(move || {
+            let done = self.next_with(at, true)?;
+            let end = self.next_with(done, false).unwrap_or_else(|| self.top());
+            let open = std::mem::replace(&mut at, end);
+            Some(Run { open, done, end })
+        })
     }
 
     /// One above the last bit.
@@ -264,6 +296,30 @@ impl Tracker {
             self.base += WORD;
         }
     }
+}
+
+/// Offsets that are open, and those behind them that are done.
+struct Run {
+    open: i64,
+    done: i64,
+    end: i64,
+}
+
+impl Run {
+    fn write(&self, into: &mut Vec<u8>) {
+        leb128(into, (self.done - self.open) as u64);
+        leb128(into, (self.end - self.done) as u64);
+    }
+}
+
+fn head(low: i64, tag: &str) -> String {
+    let is_word = !tag.is_empty() && tag.len() <= TAG_LIMIT && tag.bytes().all(|byte| byte.is_ascii_graphic());
+    format!("{VERSION} {low} {} ", if is_word { tag } else { NO_TAG })
+}
+
+/// Bytes of run lengths that fit behind the head: three become four characters.
+fn room(head: &str) -> usize {
+    (METADATA_LIMIT - head.len()) / 4 * 3
 }
 
 /// Offset, tag and run lengths of a text; none if it is not one of ours, or not whole.

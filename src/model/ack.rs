@@ -5,6 +5,9 @@
 //! no wake-up, one uncontended lock per record. An `Ack` that is dropped unsettled is a bug: it is reported to the lease as
 //! dropped, counted by the source, and the record is read again by its position and spilled. When a partition is revoked its
 //! lease ends; whoever still holds an `Ack` of it must do nothing more ([`Ack::is_live`]), for the new owner sends again.
+//!
+//! Before it ends it closes ([`Lease::close`]): nothing of it is begun any more ([`Ack::take_up`]), while what was begun ends and is settled. So
+//! the source can tell when nothing moves, and nobody sends what another instance is about to send.
 
 use std::sync::{
     Arc, Mutex,
@@ -27,6 +30,7 @@ pub struct Lease {
     /// Distinguishes this ownership from earlier and later ones of the same partition.
     pub epoch: u64,
     live: AtomicBool,
+    closing: AtomicBool,
     settled: Mutex<Settled>,
 }
 
@@ -43,7 +47,12 @@ pub struct Settled {
 
 impl Lease {
     pub fn new(partition: TopicPartition, epoch: u64) -> Arc<Lease> {
-        Arc::new(Lease { partition, epoch, live: AtomicBool::new(true), settled: Mutex::default() })
+        Arc::new(Lease { partition, epoch, live: AtomicBool::new(true), closing: AtomicBool::new(false), settled: Mutex::default() })
+    }
+
+    /// Nothing more is begun of what waits; what was begun can still be settled.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
     }
 
     /// Ends the lease: from now on settlements are only counted.
@@ -87,6 +96,8 @@ pub struct OpenRecord {
     /// Deliveries not settled yet.
     open: AtomicU32,
     total: u32,
+    /// Deliveries that somebody has taken up and not settled.
+    taken_up: AtomicU32,
     dropped: AtomicBool,
     /// The source asks for the deliveries that wait to be spilled: this record holds the offset window.
     leave: AtomicBool,
@@ -102,12 +113,13 @@ impl OpenRecord {
             offset,
             open: AtomicU32::new(deliveries),
             total: deliveries,
+            taken_up: AtomicU32::new(0),
             dropped: AtomicBool::new(false),
             leave: AtomicBool::new(false),
             _permit: permit,
         });
         let of = Arc::clone(&record);
-        (record, (0..deliveries).map(move |_| Ack { record: Arc::clone(&of), settled: false }))
+        (record, (0..deliveries).map(move |_| Ack { record: Arc::clone(&of), settled: false, taken_up: false }))
     }
 
     pub fn offset(&self) -> i64 {
@@ -118,6 +130,17 @@ impl OpenRecord {
     pub fn ask_to_leave(&self) {
         self.leave.store(true, Ordering::Relaxed);
     }
+
+    /// While its lease is closing: whether something is still to come of it, because a delivery was taken up, or because those that wait are to be
+    /// spilled. What is not moving then stays as it is.
+    pub fn is_moving(&self) -> bool {
+        // Of this and the closing of the lease one side sees the other: see `Ack::take_up`.
+        self.taken_up.load(Ordering::SeqCst) > 0 || self.is_begun() || self.leave.load(Ordering::Relaxed)
+    }
+
+    fn is_begun(&self) -> bool {
+        self.open.load(Ordering::Acquire) < self.total
+    }
 }
 
 /// The duty to settle one delivery. Consumed by [`Ack::done`]; dropping it otherwise is counted as a bug and never committed.
@@ -126,12 +149,41 @@ impl OpenRecord {
 pub struct Ack {
     record: Arc<OpenRecord>,
     settled: bool,
+    taken_up: bool,
 }
 
 impl Ack {
     /// The delivery is settled: answered with a 2xx, judged final and durably dead-lettered, or durably handed to a retry tier.
     pub fn done(mut self) {
         self.settle(false);
+    }
+
+    /// Whoever begins a request or an append for the delivery asks first. False while the lease is closing: then leave it as it is, until it
+    /// has to leave ([`Ack::should_leave`], [`Ack::siblings_done`]) or the lease has ended.
+    pub fn take_up(&mut self) -> bool {
+        self.take_out();
+        if self.record.lease.closing.load(Ordering::SeqCst) {
+            self.put_down();
+        }
+        self.taken_up
+    }
+
+    /// The same for those that must leave: whoever closes the lease waits for them.
+    pub fn take_out(&mut self) {
+        if !std::mem::replace(&mut self.taken_up, true) {
+            self.record.taken_up.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn put_down(&mut self) {
+        if std::mem::take(&mut self.taken_up) {
+            self.record.taken_up.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Nothing more of its partition is to be begun.
+    pub fn is_closing(&self) -> bool {
+        self.record.lease.closing.load(Ordering::Relaxed)
     }
 
     /// False once the partition was lost: then neither acknowledge nor append anything for this delivery.
@@ -144,14 +196,14 @@ impl Ack {
         self.settled = true;
     }
 
-    /// The source wants this delivery out of its offset window.
+    /// The source wants this delivery out of its offset window, or out of the way of what it has to commit.
     pub fn should_leave(&self) -> bool {
         self.record.leave.load(Ordering::Relaxed)
     }
 
     /// Other deliveries of the same record are done while this one is not.
     pub fn siblings_done(&self) -> bool {
-        self.record.open.load(Ordering::Relaxed) < self.record.total
+        self.record.is_begun()
     }
 
     fn settle(&mut self, dropped: bool) {
@@ -170,6 +222,8 @@ impl Drop for Ack {
         if !self.settled {
             self.settle(true);
         }
+        // After the settlement: who sees that nothing is taken up finds it settled.
+        self.put_down();
     }
 }
 
@@ -211,6 +265,28 @@ mod tests {
         let settled = settled(&lease);
         assert!(settled.done.is_empty());
         assert_eq!(settled.dropped, [7]);
+    }
+
+    #[test]
+    fn of_a_closing_lease_nothing_is_begun_and_what_was_begun_moves_until_it_is_settled() {
+        let (lease, budget) = (lease(), Budget::new(100));
+        let (record, mut acks) = OpenRecord::open(&lease, 7, 2, budget.take(10));
+        let (mut first, mut second) = (acks.next().expect("two deliveries"), acks.next().expect("two deliveries"));
+        assert!(first.take_up());
+        lease.close();
+        assert!(first.take_up(), "it was begun before");
+        assert!(!second.take_up());
+        assert!(record.is_moving());
+        first.done();
+        assert!(record.is_moving() && second.siblings_done(), "the other one has to be spilled");
+        second.take_out();
+        second.done();
+        assert_eq!(settled(&lease).done, [7]);
+
+        let (record, mut acks) = OpenRecord::open(&lease, 8, 1, budget.take(10));
+        let mut ack = acks.next().expect("one delivery");
+        assert!(!ack.take_up() && !record.is_moving(), "what waits stays");
+        ack.abandon();
     }
 
     #[test]

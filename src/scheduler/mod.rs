@@ -188,6 +188,8 @@ pub enum Control {
     Weight { tenant: Text, weight: NonZeroU32 },
     /// Make no more requests. What is in flight may end until the deadline; what still runs then is cut off and spilled.
     Drain { waiting: Waiting, deadline: Instant },
+    /// The sources have ended: what still waits after a drain is handed back.
+    End,
 }
 
 /// What becomes of deliveries that wait when the scheduler drains.
@@ -195,8 +197,8 @@ pub enum Control {
 pub enum Waiting {
     /// They go back to the log, at once and without regard to the budget.
     Spill,
-    /// They are let go of at the end, because their source reads them again after a restart. Those that must leave (because a sibling is done,
-    /// or the source asks for it) are spilled all the same.
+    /// They are let go of at [`Control::End`], because their source reads them again after a restart. Those that must leave (because a sibling
+    /// is done, or the source asks for it) are spilled all the same, until then.
     HandBack,
 }
 

@@ -119,6 +119,10 @@ impl Store {
         node.waiter.as_ref().map(|waiter| (waiter, node.endpoint))
     }
 
+    pub fn get_mut(&mut self, node: u32) -> Option<&mut Waiter> {
+        self.nodes.get_mut(node as usize)?.waiter.as_mut()
+    }
+
     pub fn push(&mut self, queue: &mut Queue, endpoint: u32, bytes: usize, waiter: Waiter) {
         let list = list_of(waiter.class, waiter.delivery.event.priority);
         let previous = queue.lists[list].tail;

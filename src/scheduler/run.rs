@@ -22,6 +22,9 @@ use crate::telemetry::Metrics;
 /// Messages that are taken at once, before the requests they lead to are begun.
 const MESSAGES: usize = 16;
 
+/// How often a shard that has drained looks for what must leave.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// What a shard is joined to the other stages by. They are called on its thread and must not block it; what `spill` and `doom` begin has to live
 /// outside of the shard's runtime, because they are also called when that ends. All three come with deliveries whose acknowledgements are live or
 /// not: whoever settles looks.
@@ -44,8 +47,8 @@ struct Core<D> {
     wake: Notify,
 }
 
-/// Runs a shard until it is told to drain and has done so, or all senders of `inbox` are gone, which means the same with spilling and without waiting.
-pub async fn run<D, F>(shard: Shard, inbox: mpsc::Receiver<Message>, hooks: Hooks<D>, metrics: Arc<Metrics>)
+/// Runs a shard until it is told to drain and to end, or all senders of `inbox` are gone, which means the same with spilling and without waiting.
+pub async fn run<D, F>(shard: Shard, mut inbox: mpsc::Receiver<Message>, hooks: Hooks<D>, metrics: Arc<Metrics>)
 where
     D: Fn(Dispatch) -> F + 'static,
     F: Future<Output = Finished> + 'static,
@@ -53,9 +56,18 @@ where
     let core =
         Rc::new(Core { shard: RefCell::new(shard), hooks, metrics, lost: RefCell::default(), armed: Cell::default(), wake: Notify::new() });
     let tasks = LocalSet::new();
-    let told = tasks.run_until(core.serve(inbox)).await;
+    let mut told = [LaneCount::default(); 2];
+    let is_ended = tasks.run_until(core.serve(&mut inbox, &mut told)).await;
     // What still runs is cut off here: each request that is dropped gives its delivery back.
     drop(tasks);
+    if !is_ended {
+        core.linger(&mut inbox, &mut told).await;
+    }
+    // What was sent before the inbox closed is taken, so it comes out like all that waits.
+    inbox.close();
+    while let Some(message) = inbox.recv().await {
+        core.take(Instant::now(), message);
+    }
     core.end(told);
 }
 
@@ -64,8 +76,9 @@ where
     D: Fn(Dispatch) -> F + 'static,
     F: Future<Output = Finished> + 'static,
 {
-    async fn serve(self: &Rc<Self>, mut inbox: mpsc::Receiver<Message>) -> [LaneCount; 2] {
-        let mut told = [LaneCount::default(); 2];
+    /// Until the drain is over; true if nothing is to be waited for after it.
+    async fn serve(self: &Rc<Self>, inbox: &mut mpsc::Receiver<Message>, told: &mut [LaneCount; 2]) -> bool {
+        let mut is_ended = false;
         let mut messages = Vec::with_capacity(MESSAGES);
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut deadline = None;
@@ -81,6 +94,7 @@ where
                     if count == 0 {
                         let drain = Control::Drain { waiting: Waiting::Spill, deadline: Instant::now() };
                         messages.push(Message::Control(drain));
+                        is_ended = true;
                     }
                 }
                 () = timer.as_mut(), if wakeup.is_some() => self.armed.set(None),
@@ -88,8 +102,10 @@ where
             }
             let now = Instant::now();
             for message in messages.drain(..) {
-                if let Message::Control(Control::Drain { deadline: at, .. }) = &message {
-                    deadline = Some(*at);
+                match &message {
+                    Message::Control(Control::Drain { deadline: at, .. }) => deadline = Some(*at),
+                    Message::Control(Control::End) => is_ended = true,
+                    Message::Control(_) | Message::Deliver(_) => {}
                 }
                 self.take(now, message);
             }
@@ -97,17 +113,35 @@ where
             self.shard.borrow_mut().sweep(now);
             self.begin(now);
             self.hand_over();
-            self.tell(&mut told);
+            self.tell(told);
             if self.shard.borrow().is_draining() && (self.shard.borrow().in_flight() == 0 || deadline.is_some_and(|at| at <= now)) {
-                break;
+                return is_ended;
             }
         }
-        // What was sent before the inbox closed is taken, so it comes out like all that waits.
-        inbox.close();
-        while let Some(message) = inbox.recv().await {
-            self.take(Instant::now(), message);
+    }
+
+    /// Nothing is in flight any more: what waits is spilled when it must leave, until the sources have ended.
+    async fn linger(&self, inbox: &mut mpsc::Receiver<Message>, told: &mut [LaneCount; 2]) {
+        let mut look = tokio::time::interval(LINGER);
+        loop {
+            let message = tokio::select! {
+                message = inbox.recv() => match message {
+                    None | Some(Message::Control(Control::End)) => return,
+                    Some(message) => Some(message),
+                },
+                _ = look.tick() => None,
+            };
+            let now = Instant::now();
+            match message {
+                Some(message) => self.take(now, message),
+                None => {
+                    self.free_lost(now);
+                    self.shard.borrow_mut().sweep(now);
+                    self.hand_over();
+                    self.tell(told);
+                }
+            }
         }
-        told
     }
 
     fn take(&self, now: Instant, message: Message) {

@@ -64,6 +64,8 @@ pub struct Shard {
     spilled: Vec<Spill>,
     doomed: Vec<Doomed>,
     handed_back: Vec<(Delivery, Ack)>,
+    /// Of leases that are closing, and out of the way of those behind them.
+    parked: Vec<(Arc<Endpoint>, Waiter)>,
     returned: Returned,
 }
 
@@ -117,6 +119,7 @@ impl Shard {
             spilled: Vec::new(),
             doomed: Vec::new(),
             handed_back: Vec::new(),
+            parked: Vec::new(),
             returned: Returned::default(),
             config: config.clone(),
         }
@@ -133,8 +136,8 @@ impl Shard {
         }
         let waiter = Waiter { delivery, ack, class, since: now };
         if let Some(reason) = state.doom() {
-            let Waiter { delivery, ack, .. } = waiter;
-            return self.doomed.push(Doomed { delivery, endpoint: Arc::clone(&state.endpoint), ack, reason });
+            let endpoint = Arc::clone(&state.endpoint);
+            return self.doom(endpoint, waiter, reason);
         }
         let bytes = waiter.delivery.event.weight();
         let over = state.queue.len() >= self.config.queue_minimum
@@ -165,10 +168,14 @@ impl Shard {
             let index = self.fair.head(standing).expect("choose names a standing that has somebody");
             let state = self.endpoints[index as usize].as_mut().expect("who waits is in use");
             let node = state.queue.head(self.config.retry_turn).expect("who is placed has something waiting");
-            let (waiter, _) = self.store.get(node).expect("the head of a queue holds a delivery");
+            let waiter = self.store.get_mut(node).expect("the head of a queue holds a delivery");
             if !waiter.ack.is_live() {
                 self.remove(index, node).ack.abandon();
                 self.place(now, index);
+                continue;
+            }
+            if waiter.ack.is_closing() {
+                self.park(now, index, node);
                 continue;
             }
             if let Some(Err(wait)) = state.rate.as_ref().map(|rate| rate.take(now)) {
@@ -177,7 +184,28 @@ impl Shard {
                 self.place(now, index);
                 continue;
             }
+            // From here on it counts as begun, so this comes last.
+            if !self.store.get_mut(node).is_some_and(|waiter| waiter.ack.take_up()) {
+                self.park(now, index, node);
+                continue;
+            }
             return Some(self.dispatch(now, standing, index, node));
+        }
+    }
+
+    /// Takes a delivery of a closing lease out of the way.
+    fn park(&mut self, now: Instant, index: u32, node: u32) {
+        let waiter = self.remove(index, node);
+        let endpoint = Arc::clone(&self.state(index).endpoint);
+        self.parked.push((endpoint, waiter));
+        self.place(now, index);
+    }
+
+    fn doom(&mut self, endpoint: Arc<Endpoint>, mut waiter: Waiter, reason: DeadReason) {
+        if waiter.ack.take_up() {
+            self.doomed.push(Doomed { delivery: waiter.delivery, endpoint, ack: waiter.ack, reason });
+        } else {
+            self.parked.push((endpoint, waiter));
         }
     }
 
@@ -250,6 +278,8 @@ impl Shard {
             }
             Control::Weight { tenant, weight } => self.fair.set_weight(&tenant, weight),
             Control::Drain { waiting, deadline: _ } => self.drain(now, waiting),
+            // The loop ends.
+            Control::End => {}
         }
     }
 
@@ -292,12 +322,15 @@ impl Shard {
 
     /// Ends a drain: what still waits comes out, see [`Waiting`], and so does what was let go of.
     pub fn end(&mut self, now: Instant) -> Vec<(Delivery, Ack)> {
+        self.sweep_parked();
+        let parked = mem::take(&mut self.parked).into_iter().map(|(_, waiter)| (waiter.delivery, waiter.ack));
+        self.handed_back.extend(parked);
         self.empty_queues(now, |_| None);
         mem::take(&mut self.handed_back)
     }
 
     fn is_idle(&self) -> bool {
-        self.store.is_empty() && self.flights.is_empty()
+        self.store.is_empty() && self.flights.is_empty() && self.parked.is_empty()
     }
 
     /// Healthy before degraded, but degraded ones first while they have less than their guaranteed share; proven and unproven ones in turns, for
@@ -447,10 +480,12 @@ impl Shard {
     /// The caller places it.
     fn doom_all(&mut self, index: u32, reason: DeadReason) {
         let state = self.endpoints[index as usize].as_mut().expect("the caller has an index that is in use");
-        let lane = &mut self.lanes[lane_of(state.health) as usize];
-        while let Some(Waiter { delivery, ack, .. }) = self.store.pop(&mut state.queue) {
-            lane.queued -= 1;
-            self.doomed.push(Doomed { delivery, endpoint: Arc::clone(&state.endpoint), ack, reason });
+        let (endpoint, lane) = (Arc::clone(&state.endpoint), lane_of(state.health) as usize);
+        while let Some(state) = self.endpoints[index as usize].as_mut()
+            && let Some(waiter) = self.store.pop(&mut state.queue)
+        {
+            self.lanes[lane].queued -= 1;
+            self.doom(Arc::clone(&endpoint), waiter, reason);
         }
     }
 

@@ -91,23 +91,27 @@ impl Shards {
 
     /// Tells the shard of the endpoint, or all shards what concerns all. Waits while an inbox is full.
     pub async fn control(&self, control: Control) -> Result<(), Closed> {
+        let mut result = Ok(());
         for inbox in self.concerned(&control) {
-            inbox.send(Message::Control(control.clone())).await.map_err(|_| Closed)?;
+            result = inbox.send(Message::Control(control.clone())).await.map_err(|_| Closed).and(result);
         }
-        Ok(())
+        result
     }
 
     /// The same for threads; not to be called from async code.
     pub fn control_blocking(&self, control: Control) -> Result<(), Closed> {
+        let mut result = Ok(());
         for inbox in self.concerned(&control) {
-            inbox.blocking_send(Message::Control(control.clone())).map_err(|_| Closed)?;
+            result = inbox.blocking_send(Message::Control(control.clone())).map_err(|_| Closed).and(result);
         }
-        Ok(())
+        result
     }
 
-    /// Waits until the shards have drained and their threads have ended; [`Control::Drain`] comes first. Blocking. False if one of them
-    /// has panicked.
-    pub fn join(&self) -> bool {
+    /// Ends the shards when they have drained, and waits until their threads have ended; [`Control::Drain`] comes first. Blocking. False if one
+    /// of them has panicked.
+    pub fn end(&self) -> bool {
+        // One that has ended already needs not be told.
+        let _ = self.control_blocking(Control::End);
         let threads = std::mem::take(&mut *self.threads.lock().expect("nothing panics while it holds this lock"));
         threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count() == 0
     }
@@ -121,7 +125,7 @@ impl Shards {
         let id = match control {
             Control::Endpoint(endpoint) => &endpoint.id,
             Control::Removed(id, _) | Control::Health { endpoint: id, .. } => id,
-            Control::Instances(_) | Control::Weight { .. } | Control::Drain { .. } => return &self.inboxes,
+            Control::Instances(_) | Control::Weight { .. } | Control::Drain { .. } | Control::End => return &self.inboxes,
         };
         std::slice::from_ref(&self.inboxes[self.place(id)])
     }

@@ -3,7 +3,7 @@
 //! The answer is given after the append is durable. That is all there is to it: an event that came in over HTTP has no other path than one
 //! that a Kafka producer wrote.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -126,9 +126,7 @@ impl Ingest {
         }
         let _waiting = self.waiting.take(weight);
         let appends: Vec<Append> = events.iter().map(|event| encode_event(event).to(Arc::clone(&self.topic))).collect();
-        let begin = Instant::now();
         let results = self.log.append(appends).await;
-        self.metrics.append_seconds.record(begin.elapsed().as_secs_f64());
         let stored = results.iter().filter(|result| result.is_ok()).count() as u64;
         self.metrics.ingest_events_total.with("stored").increment(stored);
         self.metrics.ingest_events_total.with("failed").increment(results.len() as u64 - stored);

@@ -81,6 +81,14 @@ impl Owned {
         acks
     }
 
+    /// The same for deliveries that go straight to an append: they are taken up already.
+    pub fn open_taken(&mut self, offset: i64, deliveries: usize, permit: Permit, now: Instant) -> impl Iterator<Item = Ack> + use<> {
+        self.open(offset, deliveries, permit, now).map(|mut ack| {
+            ack.take_out();
+            ack
+        })
+    }
+
     /// A record that was read is settled without any delivery.
     pub fn settle(&mut self, offset: i64) {
         self.tracker.done(offset);
@@ -120,18 +128,21 @@ impl Owned {
         self.held_bytes = 0;
     }
 
-    /// Whether anybody can still settle something. Not the same as what is outstanding: deliveries that were abandoned never settle.
-    pub fn is_out(&self) -> bool {
-        self.opened.iter().any(|opened| opened.record.strong_count() > 0)
+    /// Whether a closing partition has come to rest: what is left of it waits untouched, and what is done can be told whole. What stands in the way
+    /// of the latter is asked to leave.
+    pub fn is_at_rest(&self, tag: &str) -> bool {
+        let is_moving = |opened: &Opened| opened.record.upgrade().is_some_and(|record| record.is_moving());
+        if self.opened.iter().any(is_moving) {
+            return false;
+        }
+        // Where nobody is left to leave there is nothing to wait for.
+        self.tracker.overflow(tag).is_none_or(|below| self.ask_to_leave(below) == 0)
     }
 
-    /// Asks what waits of the records below `offset` to leave the window.
-    pub fn ask_to_leave(&self, offset: i64) {
-        for opened in self.opened.iter().filter(|opened| opened.offset < offset) {
-            if let Some(record) = opened.record.upgrade() {
-                record.ask_to_leave();
-            }
-        }
+    /// Asks what waits of the records below `offset` to leave the window; returns of how many.
+    pub fn ask_to_leave(&self, offset: i64) -> usize {
+        let records = self.opened.iter().filter(|opened| opened.offset < offset).filter_map(|opened| opened.record.upgrade());
+        records.map(|record| record.ask_to_leave()).count()
     }
 
     /// Since when the oldest outstanding record is open.
@@ -289,17 +300,23 @@ impl Partitions {
 
     /// What to commit, of all partitions or of those named: what has changed since the last commit; for a synchronous one, which is the last,
     /// whatever was ever committed, because the result of the asynchronous one before it is not known.
-    pub fn commits(&self, only: Option<&[TopicPartition]>, mode: CommitMode) -> Vec<(usize, Commit, bool)> {
+    pub fn commits(&self, only: Option<&[TopicPartition]>, mode: CommitMode) -> Vec<(usize, Commit)> {
         let is_last = mode == CommitMode::Sync;
         let wanted = |owned: &Owned| {
             (owned.changes > 0 || is_last && owned.has_committed) && only.is_none_or(|only| only.contains(&owned.lease.partition))
         };
         let commit = |(index, owned): (usize, &Owned)| {
             let position = owned.tracker.position(&self.registry_id);
-            let commit = Commit { partition: owned.lease.partition.clone(), offset: position.offset, metadata: position.metadata };
-            (index, commit, position.is_whole)
+            (index, Commit { partition: owned.lease.partition.clone(), offset: position.offset, metadata: position.metadata })
         };
         self.list.iter().enumerate().filter(|(_, owned)| wanted(owned)).map(commit).collect()
+    }
+
+    /// Whether the closing partitions of which this holds have come to rest.
+    pub fn are_at_rest(&self, of: impl Fn(&TopicPartition) -> bool) -> bool {
+        let resting = self.list.iter().filter(|owned| of(&owned.lease.partition)).map(|owned| owned.is_at_rest(&self.registry_id));
+        // All are looked at, so that all leave at once.
+        resting.fold(true, |all, rests| all && rests)
     }
 
     pub fn outstanding(&self) -> u64 {

@@ -5,8 +5,9 @@
 //!
 //! # How long
 //!
-//! Until `due − now` has passed, measured on the monotonic clock from the reading of the record, but not longer than the delay that the writer
-//! meant (`due − append`, both of one machine): clocks that differ by an hour must not make a 30 s retry wait an hour. A delivery that is due
+//! Until `due − now` has passed, measured on the monotonic clock from the reading of the record, but not longer than the delay of its tier, or what
+//! the writer meant (`due − append`) if that is longer: clocks that differ by an hour must not make a 30 s retry wait an hour, and the time of an
+//! append is the broker's, which must not make it early. A delivery that is due
 //! much later than its tier waits (`Retry-After: 86400` in the 12 h tier) would stand in the way of those behind it; it is held for
 //! the delay of the tier and appended again to a tier nearer to what remains.
 
@@ -41,13 +42,14 @@ pub(super) fn wait(delivery: &Delivery, appended_ms: i64, now_ms: i64, tier: Opt
     const SLACK: Duration = Duration::from_secs(5);
 
     let until = |from_ms: i64| {
-        let due_ms = delivery.due_at.map_or(i64::MIN, |due_at| due_at.as_millisecond());
+        // Part of a millisecond counts as a whole one: late by that much, but never early.
+        let due_ms = delivery.due_at.map_or(i64::MIN, |due_at| due_at.as_millisecond() + i64::from(due_at.subsec_nanosecond() % 1_000_000 > 0));
         Duration::from_millis(due_ms.saturating_sub(from_ms).try_into().unwrap_or(0))
     };
     let (remaining, meant) = (until(now_ms), until(appended_ms));
     match tier {
         Some(tier) if meant > tier + tier / 2 + SLACK => Wait { time: remaining.min(tier), moves_on: remaining > tier },
-        Some(_) => Wait { time: remaining.min(meant), moves_on: false },
+        Some(tier) => Wait { time: remaining.min(meant.max(tier)), moves_on: false },
         None => Wait { time: remaining.min(meant).min(NAMELESS), moves_on: false },
     }
 }

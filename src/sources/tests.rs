@@ -425,15 +425,20 @@ fn records_that_are_no_events_go_to_the_dead_letters_and_the_next_go_on() {
 #[test]
 fn a_revocation_waits_for_what_is_in_flight_commits_and_releases() {
     let mut bench = Bench::events().assigned(EVENTS, 0, None);
-    bench.poll(events(0..3));
+    bench.poll(events(0..4));
     let mut taken = bench.taken();
+    let mut waits = taken.pop().expect("four");
+    assert!(taken.iter_mut().all(|routed| routed.ack.take_up()));
     bench.poll(Polled::Revoked { partitions: vec![partition(EVENTS, 0)], lost: false });
+    assert!(!waits.ack.take_up(), "nothing more is begun");
     assert_eq!(bench.turn(), Ok(Duration::from_millis(2)));
     taken.remove(1).ack.done();
     bench.turn().expect("it goes on");
     assert_eq!(bench.script().released, 0);
     taken.into_iter().for_each(|routed| routed.ack.done());
     bench.turn().expect("it goes on");
+    assert!(!waits.ack.is_live(), "its new owner sends it");
+    waits.ack.abandon();
     let script = bench.script();
     assert_eq!(script.released, 1);
     let (commit, mode) = script.commits.last().expect("a commit");
@@ -445,6 +450,7 @@ fn a_revocation_ends_in_time_and_later_settlements_change_nothing() {
     let mut bench = Bench::events().assigned(EVENTS, 0, None);
     bench.poll(events(0..3));
     let mut taken = bench.taken();
+    assert!(taken.iter_mut().all(|routed| routed.ack.take_up()));
     bench.poll(Polled::Revoked { partitions: vec![partition(EVENTS, 0)], lost: false });
     taken.remove(2).ack.done();
     bench.pass(Duration::from_secs(3));
@@ -606,6 +612,7 @@ fn stopping_takes_nothing_more_and_finishing_waits_for_what_is_out() {
     let mut bench = Bench::events().assigned(EVENTS, 0, None);
     bench.poll(events(0..3));
     let mut taken = bench.taken();
+    assert!(taken.iter_mut().all(|routed| routed.ack.take_up()));
     bench.source.command(Command::Stop);
     bench.poll(events(3..5));
     assert!(bench.taken().is_empty());
@@ -619,6 +626,41 @@ fn stopping_takes_nothing_more_and_finishing_waits_for_what_is_out() {
     let script = bench.script();
     let (commit, mode) = script.commits.last().expect("a commit");
     assert_eq!((commit.offset, *mode), (3, CommitMode::Sync));
+}
+
+#[test]
+fn finishing_waits_for_what_has_a_done_sibling_and_hands_back_what_nobody_began() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(Polled::Records(vec![event_record(0, "two"), event_record(1, "one")]));
+    let mut taken = bench.taken();
+    taken.remove(0).ack.done();
+    bench.source.command(Command::Finish(bench.now + Duration::from_secs(10)));
+    bench.turn().expect("the other delivery of the first record has to be spilled");
+    taken.remove(0).ack.done();
+    assert_eq!(bench.turn(), Err(End::Finished));
+    assert_eq!(bench.script().commits.last().map(|(commit, _)| commit.offset), Some(1));
+    assert!(!taken[0].ack.is_live());
+    taken.remove(0).ack.abandon();
+}
+
+#[test]
+fn what_keeps_the_commit_from_telling_all_that_is_done_has_to_leave_before_the_end() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    bench.poll(events(0..8_000));
+    let (done, open): (Vec<_>, Vec<_>) = bench.taken().into_iter().partition(|routed| routed.delivery.origin.offset % 2 == 1);
+    done.into_iter().for_each(|routed| routed.ack.done());
+    bench.source.command(Command::Finish(bench.now + Duration::from_secs(10)));
+    bench.turn().expect("some have to leave");
+    let (leave, stay): (Vec<_>, Vec<_>) = open.into_iter().partition(|routed| routed.ack.should_leave());
+    assert!(!leave.is_empty() && stay.len() > 1_000, "no more than necessary: {} leave, {} stay", leave.len(), stay.len());
+    leave.into_iter().for_each(|routed| routed.ack.done());
+    assert_eq!(bench.turn(), Err(End::Finished));
+    let commit = bench.script().commits.pop().expect("a commit").0;
+    let (mut again, _) = Tracker::restore(commit.offset, &commit.metadata, commit.offset, Config::WINDOW_LIMIT);
+    for offset in commit.offset..8_000 {
+        assert_eq!(again.read(offset) == crate::log::tracker::Read::Done, offset % 2 == 1, "{offset}");
+    }
+    stay.into_iter().for_each(|routed| routed.ack.abandon());
 }
 
 #[test]

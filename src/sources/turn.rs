@@ -2,9 +2,11 @@
 //!
 //! [`Source::turn`] is one round of it. It waits only in the consumer's poll and in `deliver`, so every promise can be tested round by round.
 //!
-//! A revocation is a state, not a wait inside of a call: while it lasts nothing is read, settlements are still collected, and when nothing is
-//! out any more, or the time for it is over, the leases end, the positions are committed and the partitions released, in this order. A
-//! settlement comes either before the end of its lease, and then it is in the commit, or after it, and then it is without effect.
+//! A revocation is a state, not a wait inside of a call. The leases close: nothing of them is begun any more. While what was begun ends, nothing
+//! is read and settlements are still collected. What waits beside a done delivery of the same record is spilled, and so is what keeps the
+//! commit from telling all that is done. At rest, or when the time for it is over, the leases end, the positions are committed and the
+//! partitions released, in this order. A settlement comes either before the end of its lease, and then it is in the commit, or after it, and
+//! then it is without effect. A stop does the same with all partitions.
 
 mod intake;
 
@@ -13,10 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Command, Config, Shared, Wiring,
-    partitions::{Owned, Partitions},
-};
+use super::{Command, Config, Shared, Wiring, partitions::Partitions};
 use crate::{
     log::{CommitMode, Consumer, Log, LogError, Polled},
     model::{Endpoint, Routed, TopicPartition},
@@ -62,6 +61,7 @@ struct Revoking {
 #[derive(Debug, Default)]
 struct Counts {
     matched: u64,
+    routed: u64,
     unmatched: u64,
     unparsable: u64,
     tombstone: u64,
@@ -149,11 +149,8 @@ impl Source {
             (Command::Stop, Phase::Stopping | Phase::Finishing(_)) => {}
             (Command::Finish(deadline), _) => self.phase = Phase::Finishing(deadline),
         }
-        self.forget_waiting();
-    }
-
-    fn forget_waiting(&mut self) {
         for owned in &mut self.partitions.list {
+            owned.lease.close();
             owned.forget_waiting();
         }
     }
@@ -176,7 +173,7 @@ impl Source {
             self.report(now);
         }
         if let Phase::Finishing(deadline) = self.phase
-            && (now >= deadline || !self.partitions.list.iter().any(Owned::is_out))
+            && (now >= deadline || self.partitions.are_at_rest(|_| true))
         {
             return self.finish(now, deadline);
         }
@@ -269,7 +266,10 @@ impl Source {
     }
 
     fn poll(&mut self, now: Instant) -> Result<Duration, End> {
+        let began = Instant::now();
         let polled = self.consumer.poll(self.poll_time(now), self.poll_records());
+        // What came waits from its arrival on; counted from before the poll it would be let go too early.
+        let now = now + began.elapsed();
         let Some(polled) = self.heed(polled)? else { return Ok(IDLE) };
         match polled {
             Polled::Records(records) => self.take(records, now),
@@ -289,6 +289,7 @@ impl Source {
             Polled::Revoked { partitions, lost: false } => {
                 self.wiring.metrics.rebalances_total.with("revoked").increment(1);
                 for owned in self.partitions.list.iter_mut().filter(|owned| partitions.contains(&owned.lease.partition)) {
+                    owned.lease.close();
                     owned.forget_waiting();
                 }
                 self.revoking = Some(Revoking { partitions, deadline: now + self.config.drain });
@@ -320,13 +321,13 @@ impl Source {
     fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {
         let Some(revoking) = self.revoking.take() else { return Ok(Duration::ZERO) };
         let of = |partition: &TopicPartition| revoking.partitions.contains(partition);
-        let is_out = self.partitions.list.iter().any(|owned| of(&owned.lease.partition) && owned.is_out());
+        let is_moving = !self.partitions.are_at_rest(of);
         let is_over = matches!(self.phase, Phase::Finishing(deadline) if now >= deadline);
-        if is_out && now < revoking.deadline && !is_over {
+        if is_moving && now < revoking.deadline && !is_over {
             self.revoking = Some(revoking);
             return Ok(SOON);
         }
-        if is_out {
+        if is_moving {
             let partitions = revoking.partitions.len();
             tracing::info!(partitions, "partitions are given up while records are in flight: their new owner sends those again");
         }
@@ -350,18 +351,12 @@ impl Source {
         }
         let mut commits = Vec::with_capacity(list.len());
         let mut committed = Vec::with_capacity(list.len());
-        for (index, commit, is_whole) in list {
-            let owned = &self.partitions.list[index];
-            if !is_whole && self.phase != Phase::Running {
-                // What is done above cannot all be told: what still waits below goes back to the log, so that it need not be.
-                owned.ask_to_leave(owned.tracker.next());
-            }
-            committed.push((index, owned.changes));
+        for (index, commit) in list {
+            committed.push((index, self.partitions.list[index].changes));
             commits.push(commit);
         }
         let result = self.consumer.commit(&commits, mode);
         let is_done = result.is_ok();
-        self.wiring.metrics.commits_total.with(if is_done { "ok" } else { "failed" }).increment(1);
         if is_done {
             for (index, changes) in committed {
                 self.partitions.list[index].changes -= changes;
@@ -380,18 +375,17 @@ impl Source {
     /// What was taken is settled, or the deadline has passed: the last commit.
     fn finish(&mut self, now: Instant, deadline: Instant) -> Result<Duration, End> {
         let is_late = now >= deadline;
-        if is_late {
-            for owned in &self.partitions.list {
-                owned.lease.end();
-            }
+        let is_moving = is_late && !self.partitions.are_at_rest(|_| true);
+        for owned in &self.partitions.list {
+            owned.lease.end();
         }
-        // Whoever has let go of a record since this round began had settled it before.
+        // What was settled since this round began.
         self.collect();
         if self.commit(None, CommitMode::Sync)? || is_late {
-            let open = self.partitions.outstanding();
-            if open > 0 {
-                tracing::warn!(records = open, source = self.name(), "stopped while records were in flight: they are sent again");
+            if is_moving {
+                tracing::warn!(source = self.name(), "stopped while records were in flight: they are sent again");
             }
+            self.report(now);
             return Err(End::Finished);
         }
         Ok(IDLE)

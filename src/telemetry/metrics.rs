@@ -101,6 +101,7 @@ macro_rules! metrics {
 metrics! {
     counter events_total "posthaste_events_total" Count ["result": &["matched", "unmatched", "unparsable", "tombstone", "too_large"]]
         "Records read from the source topics, by what became of them";
+    counter routed_total "posthaste_routed_total" Count "Deliveries made of events: one for each endpoint that wants the event";
     counter ingest_events_total "posthaste_ingest_events_total" Count ["result": &["stored", "refused", "failed"]]
         "Events that came in over HTTP: stored durably, refused as wrong, or failed because the log could not take them";
     counter deliveries_total "posthaste_deliveries_total" Count

@@ -58,7 +58,7 @@ async fn wrong_requests_are_problems_and_store_nothing(backend: Backend) {
             Method::POST,
             "/v1/endpoints",
             json!({ "url": receiver.url("/"), "format": "xml" }),
-            StatusCode::BAD_REQUEST,
+            StatusCode::UNPROCESSABLE_ENTITY,
             "cloudevents",
         ),
         ("a wrong method", Method::PUT, "/v1/events", json!({}), StatusCode::METHOD_NOT_ALLOWED, ""),
@@ -152,7 +152,8 @@ async fn a_data_directory_in_use_a_port_in_use_and_a_wrong_key_end_with_one_line
     assert!(second.log_text().contains("in use"), "{}", second.log_text());
 
     let port = daemon.api.trim_start_matches("http://").to_owned();
-    let mut third = Site::new(Backend::Standalone).spawn(&[("POSTHASTE_API__LISTEN", &port)]);
+    let other = Site::new(Backend::Standalone);
+    let mut third = other.spawn(&[("POSTHASTE_API__LISTEN", &port)]);
     let status = third.wait(WITHIN).await;
     assert!(!status.success());
     assert!(third.log_text().contains("api.listen"), "{}", third.log_text());

@@ -1,6 +1,7 @@
 //! Several instances are one: they share health, tokens and endpoints, and each goes on alone when Redis is away.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use crate::support::{
     daemon::{ADMIN_TOKEN, Backend, Site, event},
-    receiver::{Answer, Receiver},
+    receiver::{Answer, Received, Receiver},
     redis::Server,
 };
 
@@ -98,4 +99,51 @@ async fn deliveries_go_on_while_redis_is_away_at_start_and_later() {
     receiver.wait_for(before + 100, WITHIN).await;
     redis.thaw();
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_come_and_go_while_events_flow_and_nothing_is_lost_or_sent_again() {
+    const EVENTS: usize = 20_000;
+    const ENDPOINTS: usize = 8;
+    // One that takes its time, so that deliveries wait and are in flight whenever a partition moves.
+    let receiver =
+        Receiver::start(|request| if request.path == "/all" { Answer::After(Duration::from_millis(10)) } else { Answer::Status(200) })
+            .await;
+    let site = Site::new(Backend::Cluster);
+    let (first, second) = (site.start().await, site.start().await);
+    for n in 0..ENDPOINTS {
+        let channel = format!("c{n}");
+        second.add_endpoint(json!({ "id": format!("own-{n}"), "url": receiver.url(&format!("/own-{n}")), "channels": [channel] })).await;
+    }
+    // A fan-out, so that one of two deliveries of a record is done while the other one waits.
+    second.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "concurrency": 8 })).await;
+    for daemon in [&first, &second] {
+        daemon.until_metric("posthaste_endpoints{state=\"active\"", WITHIN, |count| count == (ENDPOINTS + 1) as f64).await;
+    }
+
+    let events: Vec<_> = (0..EVENTS).map(|n| event(n, &format!("c{}", n % ENDPOINTS), "t")).collect();
+    let (now, later) = events.split_at(EVENTS / 2);
+    first.send(now).await;
+    receiver.wait_for(EVENTS / 10, WITHIN).await;
+    let third = site.start().await;
+    third.send(later).await;
+    third.until_metric("posthaste_events_total{result=\"matched\"", WITHIN, |count| count > 0.0).await;
+    let so_far = receiver.count();
+    receiver.wait_for(so_far + EVENTS / 10, WITHIN).await;
+    assert!(receiver.count() < 2 * EVENTS, "they still flow");
+    second.stop().await;
+
+    let identity = |request: &Received| (request.path.clone(), request.json()["id"].to_string());
+    let requests = receiver
+        .until(Duration::from_secs(120), "every event at both of its endpoints", |requests| {
+            requests.len() >= 2 * EVENTS && requests.iter().map(identity).collect::<HashSet<_>>().len() == 2 * EVENTS
+        })
+        .await;
+    let late = [first.metric("posthaste_late_settlements_total").await, third.metric("posthaste_late_settlements_total").await];
+    first.stop().await;
+    third.stop().await;
+    let repeated = receiver.count() - 2 * EVENTS;
+    // What was in flight when a partition was given up in spite of the time it had: counted by whoever gave it up.
+    let given_up = late.iter().sum::<f64>() as usize;
+    assert!(repeated <= given_up, "{repeated} of {} came again, {given_up} were in flight when their partition moved", requests.len());
 }

@@ -80,7 +80,7 @@ async fn misbehave(mut stream: TcpStream, hostility: Hostility) -> Option<()> {
 async fn hostile_receivers_fail_by_class_and_harm_nobody(backend: Backend) {
     let fine = Receiver::start(|_| Answer::Status(200)).await;
     let daemon = Site::new(backend).start_with(&[("POSTHASTE_DELIVERY__RESPONSE_TIMEOUT", "1s")]).await;
-    daemon.add_endpoint(json!({ "id": "fine", "url": fine.url("/") })).await;
+    daemon.add_endpoint(json!({ "id": "fine", "url": fine.url("/"), "types": ["t"] })).await;
     // What may be counted for each: an endless answer is either cut off or out of time, but never more than that.
     let cases: [(Hostility, &[&str]); 9] = [
         (Hostility::Reset, &["reset"]),

@@ -3,6 +3,7 @@
 mod support;
 
 mod bad_input;
+mod cli;
 mod crash;
 mod fleet;
 mod hostile;
@@ -11,6 +12,7 @@ mod log_contract;
 mod log_contract_kafka;
 mod main_job;
 mod observability;
+mod reload;
 mod retries;
 mod round_trip;
 mod suspension;

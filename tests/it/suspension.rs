@@ -34,7 +34,7 @@ async fn timeouts_degrade_then_suspend_and_recovery_delivers_everything_once(bac
     let site = Site::new(backend).with("[retry]\nschedule = [\"1s\", \"1s\", \"1s\"]\n");
     // Two timeouts in a row suspend here; the weights stay as they are.
     let mut environment = QUICK.to_vec();
-    environment.push(("POSTHASTE_HEALTH__INACTIVE_SCORE", "20"));
+    environment.push(("POSTHASTE_HEALTH__INACTIVE_AT", "20"));
     let daemon = site.start_with(&environment).await;
     daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
     daemon.send(&[event(1, "c", "t")]).await;

@@ -34,6 +34,9 @@ use super::{
 /// that the queue can be polled for rebalances without taking records out of it.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 
+/// Between two questions for offsets while a partition has no leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
+
 /// How many records a batch is made for at once; a longer one grows.
 const BATCH: usize = 1024;
 
@@ -362,7 +365,15 @@ pub(super) fn offsets_at(base: &BaseConsumer<Member>, of: &[TopicPartition], ms:
 }
 
 fn ask_offsets(base: &BaseConsumer<Member>, list: TopicPartitionList, of: &[TopicPartition]) -> Result<Vec<Option<i64>>, LogError> {
-    let answer = base.offsets_for_times(list, REQUEST_TIMEOUT).map_err(unavailable("asking for offsets"))?;
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let answer = loop {
+        match base.offsets_for_times(list.clone(), REQUEST_TIMEOUT) {
+            Ok(answer) if !of.iter().any(|partition| lacks_leader(&answer, partition)) || Instant::now() >= deadline => break answer,
+            Err(wrong) if !has_no_leader(&wrong) || Instant::now() >= deadline => return Err(unavailable("asking for offsets")(wrong)),
+            // librdkafka asks for the leader anew with the next request.
+            Ok(_) | Err(_) => thread::park_timeout(LEADER_PAUSE),
+        }
+    };
     of.iter()
         .map(|partition| {
             let element = answer.find_partition(&partition.topic, partition.partition).ok_or_else(|| no_answer(partition))?;
@@ -373,6 +384,18 @@ fn ask_offsets(base: &BaseConsumer<Member>, list: TopicPartitionList, of: &[Topi
             })
         })
         .collect()
+}
+
+fn lacks_leader(answer: &TopicPartitionList, partition: &TopicPartition) -> bool {
+    let element = answer.find_partition(&partition.topic, partition.partition);
+    element.is_some_and(|element| element.error().is_err_and(|wrong| has_no_leader(&wrong)))
+}
+
+/// Passes by itself: the topic was made a moment ago, and the metadata are ahead of the broker that leads it, or the leader is moving.
+fn has_no_leader(wrong: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, ReplicaNotAvailable, UnknownTopicOrPartition};
+    let code = wrong.rdkafka_error_code();
+    code.is_some_and(|code| matches!(code, LeaderNotAvailable | NotLeaderForPartition | ReplicaNotAvailable | UnknownTopicOrPartition))
 }
 
 fn no_answer(partition: &TopicPartition) -> LogError {

@@ -65,7 +65,6 @@ impl Member {
                         cursor.partition.ignore(&self.bell);
                     }
                 }
-                self.core.metrics.rebalances_total.with("revoked").increment(1);
                 self.revoked = revoked.clone();
                 return Ok(Some(Polled::Revoked { partitions: revoked, lost: false }));
             }
@@ -102,7 +101,6 @@ impl Member {
             let cursor = Cursor { partition: offer.partition, next: assigned.start, paused: false };
             self.assigned.insert(assigned.partition.clone(), cursor);
         }
-        self.core.metrics.rebalances_total.with("assigned").increment(1);
         Ok(assigned)
     }
 

@@ -102,7 +102,7 @@ fn deliveries_are_made_on_the_shard_of_their_endpoint_and_a_panic_costs_only_its
     assert_eq!(source.done(), 1000);
     assert!(shards.are_alive());
     shards.control_blocking(Control::Drain { waiting: Waiting::Spill, deadline: Instant::now() + SECOND }).expect("the shards run");
-    assert!(shards.join());
+    assert!(shards.end());
     assert!(shards.send(vec![source.one(&endpoints[0])]).is_err());
     source.done();
     assert_eq!(budget.used(), 0);
@@ -161,7 +161,7 @@ fn a_drain_spills_what_waits_and_cuts_off_what_hangs() {
         begun.recv_timeout(10 * SECOND).expect("a request begins");
         let wall = Wall::now();
         shards.control_blocking(Control::Drain { waiting, deadline: Instant::now() + SECOND / 5 }).expect("the shards run");
-        assert!(shards.join());
+        assert!(shards.end());
         assert!(wall.elapsed() < 5 * SECOND);
         let reasons = out.spilled.lock().expect("unpoisoned");
         assert_eq!(reasons.len(), spilled);

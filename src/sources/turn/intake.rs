@@ -49,8 +49,7 @@ impl Source {
         let remaining = held.delivery.due_at.map_or(0, |due_at| due_at.as_millisecond() - self.wiring.clock.now_ms());
         if held.moves_on && remaining > 0 {
             let permit = self.wiring.budget.take(held.delivery.event.weight());
-            let acks = self.partitions.list[index].open(offset, 1, permit, now);
-            for ack in acks {
+            for ack in self.partitions.list[index].open_taken(offset, 1, permit, now) {
                 (self.wiring.respill)(held.delivery.clone(), Duration::from_millis(remaining.unsigned_abs()), ack);
             }
             return;
@@ -134,6 +133,7 @@ impl Source {
             return;
         }
         self.counts.matched += 1;
+        self.counts.routed += self.matches.len() as u64;
         let weight = event.weight() + (self.matches.len() - 1) * DELIVERY_WEIGHT;
         self.taken += weight;
         let permit = self.wiring.budget.take(weight);
@@ -163,7 +163,7 @@ impl Source {
             Resolved::Dead(reason) => {
                 let permit = self.wiring.budget.take(delivery.event.weight());
                 let detail = format!("its endpoint `{}` takes no deliveries: {}", delivery.endpoint, reason.as_str());
-                for ack in owned.open(offset, 1, permit, now) {
+                for ack in owned.open_taken(offset, 1, permit, now) {
                     (self.wiring.doom)(Doomed { what: DoomedThing::Delivery(delivery.clone()), reason, detail: detail.clone(), ack });
                 }
             }
@@ -180,7 +180,7 @@ impl Source {
             tracing::debug!(position = %record.position, detail = wrong.detail, "record is no event: it goes to the dead letters");
         }
         let permit = self.wiring.budget.take(record.value.as_ref().map_or(0, |value| value.len()) + 512);
-        for ack in self.partitions.list[index].open(record.position.offset, 1, permit, now) {
+        for ack in self.partitions.list[index].open_taken(record.position.offset, 1, permit, now) {
             let Unreadable { reason, detail } = wrong.clone();
             (self.wiring.doom)(Doomed { what: DoomedThing::Record(record.clone()), reason, detail, ack });
         }
@@ -190,11 +190,14 @@ impl Source {
     fn flush(&mut self) {
         if self.kind == Kind::Events {
             let total = &self.wiring.metrics.events_total;
-            let Counts { matched, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
+            let Counts { matched, routed, unmatched, unparsable, tombstone } = std::mem::take(&mut self.counts);
             for (result, count) in [("matched", matched), ("unmatched", unmatched), ("unparsable", unparsable), ("tombstone", tombstone)] {
                 if count > 0 {
                     total.with(result).increment(count);
                 }
+            }
+            if routed > 0 {
+                self.wiring.metrics.routed_total.increment(routed);
             }
         }
         if self.out.is_empty() {
@@ -253,7 +256,7 @@ impl Source {
             Ok(deliveries) if deliveries.is_empty() => self.partitions.list[index].settle(offset),
             Ok(deliveries) => {
                 let permit = self.wiring.budget.take(deliveries[0].event.weight());
-                let acks = self.partitions.list[index].open(offset, deliveries.len(), permit, now);
+                let acks = self.partitions.list[index].open_taken(offset, deliveries.len(), permit, now);
                 for (delivery, ack) in deliveries.into_iter().zip(acks) {
                     (self.wiring.respill)(delivery, RESPILL, ack);
                 }

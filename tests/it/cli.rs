@@ -1,0 +1,376 @@
+//! The commands as people run them: child processes beside a daemon.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{ADMIN_TOKEN, Backend, Daemon, Site, event},
+    eventually,
+    receiver::{Answer, Receiver},
+};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// Ctrl-C ends the demo within this time, also while a receiver hangs.
+const DEMO_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_posthaste"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("it runs")
+}
+
+/// Against a daemon, as its administrator.
+fn client(daemon: &Daemon, arguments: &[&str]) -> Command {
+    let mut command = command(arguments);
+    command.env("POSTHASTE_URL", &daemon.api).env("POSTHASTE_TOKEN", ADMIN_TOKEN);
+    command
+}
+
+/// Standard output of a command that must succeed.
+fn output(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = client(daemon, arguments).output().expect("it runs");
+    assert!(output.status.success(), "{arguments:?}: {}", errors(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What a command that must fail says.
+fn failure(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = client(daemon, arguments).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", errors(&output));
+    errors(&output)
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A command that goes on until it is interrupted, and the lines it has printed so far.
+struct Running {
+    child: Child,
+    out: Arc<Mutex<Vec<String>>>,
+    err: Arc<Mutex<Vec<String>>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        let mut child = command.spawn().expect("it starts");
+        let out = keep(child.stdout.take().expect("piped"));
+        let err = keep(child.stderr.take().expect("piped"));
+        Running { child, out, err }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.out.lock().expect("not poisoned").clone()
+    }
+
+    fn errors(&self) -> Vec<String> {
+        self.err.lock().expect("not poisoned").clone()
+    }
+
+    /// Ctrl-C. What it had printed in the end, and how long the end took.
+    fn interrupt(mut self) -> (Vec<String>, Vec<String>, Duration) {
+        let begun = Instant::now();
+        let sent = Command::new("kill").arg("-INT").arg(self.child.id().to_string()).status().expect("kill runs");
+        assert!(sent.success());
+        let status = eventually("the end after Ctrl-C", WITHIN, || self.child.try_wait().expect("a child"));
+        let took = begun.elapsed();
+        assert!(status.success(), "{status}: {:?} {:?}", self.lines(), self.errors());
+        // The pipes close with the process; their last lines may be on their way.
+        eventually("the end of the output", WITHIN, || (Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1).then_some(()));
+        (self.lines(), self.errors(), took)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn keep(pipe: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            kept.lock().expect("not poisoned").push(line);
+        }
+    });
+    lines
+}
+
+/// `posthaste listen` on a free port, and its URL.
+fn listen(arguments: &[&str]) -> (Running, String) {
+    let running = Running::start(command(&[&["listen", "--listen", "127.0.0.1:0"], arguments].concat()));
+    let url = eventually("the address of the listener", WITHIN, || {
+        let errors = running.errors();
+        let words = errors.first()?.split_whitespace();
+        words.into_iter().find(|word| word.starts_with("http://")).map(str::to_owned)
+    });
+    (running, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_added_listed_enabled_and_removed() {
+    let daemon = Site::new(Backend::Standalone).start().await;
+    let added = output(
+        &daemon,
+        &[
+            "endpoint", "add", "http://127.0.0.1:9/hook", "--id", "orders", "--type", "order.*", "--channel", "shop", "--rate", "50/s",
+            "--retry", "30s,5m", "--bearer", "a-token", "--header", "X-Source: posthaste",
+        ],
+    );
+    assert!(added.contains("orders") && added.contains("whsec_"), "its secret is shown: {added}");
+    let hub: Value =
+        serde_json::from_str(&output(&daemon, &["endpoint", "add", "http://127.0.0.1:9/hub", "--format", "hub", "--signing", "hub", "--json"]))
+            .expect("JSON");
+    assert_eq!(hub["secret"].as_str().map(str::len), Some(64), "{hub}");
+
+    let list = output(&daemon, &["endpoint", "list"]);
+    let row = list.lines().find(|line| line.starts_with("orders")).unwrap_or_else(|| panic!("{list}"));
+    for cell in ["default", "enabled", "active", "order.*", "shop", "http://127.0.0.1:9/hook"] {
+        assert!(row.contains(cell), "no {cell}: {row}");
+    }
+    let items: Vec<Value> = serde_json::from_str(&output(&daemon, &["endpoint", "list", "--json"])).expect("a JSON array");
+    assert_eq!(items.len(), 2);
+    assert!(!output(&daemon, &["endpoint", "list", "--json"]).contains("a-token"), "no secret is shown again");
+    let one: Vec<Value> = serde_json::from_str(&output(&daemon, &["endpoint", "list", "--json", "--limit", "1"])).expect("a JSON array");
+    assert_eq!(one.len(), 1);
+
+    daemon.ok(Method::POST, "/v1/endpoints/orders/disable", None).await;
+    assert!(output(&daemon, &["endpoint", "list"]).contains("disabled"));
+    assert!(output(&daemon, &["endpoint", "enable", "orders", "--recover"]).contains("enabled orders"));
+    assert!(!output(&daemon, &["endpoint", "list"]).contains("disabled"));
+
+    assert!(output(&daemon, &["endpoint", "remove", "orders"]).contains("removed orders"));
+    assert!(!output(&daemon, &["endpoint", "list"]).contains("orders"));
+    assert!(failure(&daemon, &["endpoint", "remove", "orders"]).contains("orders"));
+    assert!(failure(&daemon, &["endpoint", "enable", "../tokens"]).contains("../tokens"));
+    assert!(failure(&daemon, &["endpoint", "add", "ftp://127.0.0.1/"]).contains("url"), "the field is named");
+    let refused = client(&daemon, &["endpoint", "list", "--token", "wrong"]).output().expect("it runs");
+    assert!(!refused.status.success() && errors(&refused).contains("--token"), "{}", errors(&refused));
+    let nobody = run(&["endpoint", "list", "--api", "http://127.0.0.1:9", "--token", "x"]);
+    assert!(!nobody.status.success() && errors(&nobody).contains("posthaste serve"), "{}", errors(&nobody));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_is_verified_by_a_listener_and_fails_where_it_is_told_to() {
+    let daemon = Site::new(Backend::Standalone).start().await;
+    let (fine, url) = listen(&["--secret", SECRET]);
+    output(&daemon, &["endpoint", "add", &url, "--id", "fine", "--secret", SECRET, "--channel", "fine"]);
+    let (wrong, url) = listen(&["--secret", SECRET, "--quiet"]);
+    output(&daemon, &["endpoint", "add", &url, "--id", "wrong", "--channel", "wrong", "--retry", "none"]);
+    let (failing, url) = listen(&["--fail", "503"]);
+    output(&daemon, &["endpoint", "add", &url, "--id", "failing", "--channel", "failing", "--retry", "none"]);
+    let (hanging, url) = listen(&["--hang"]);
+    output(&daemon, &["endpoint", "add", &url, "--id", "hanging", "--channel", "hanging"]);
+
+    let sent = client(&daemon, &["send", "--type", "order.created", "--channel", "fine", "--data", "{\"n\":1}", "--count", "250"]).output();
+    let sent = sent.expect("it runs");
+    assert!(sent.status.success() && errors(&sent).contains("250 events stored"), "{}", errors(&sent));
+    let requests = || fine.lines().iter().filter(|line| line.contains("POST /")).count();
+    eventually("250 requests", WITHIN, || (requests() == 250).then_some(()));
+    assert!(fine.lines().iter().any(|line| line.contains("{\"n\":1}")), "bodies are printed");
+
+    for channel in ["wrong", "failing", "hanging"] {
+        output(&daemon, &["send", "--type", "t", "--channel", channel]);
+    }
+    eventually("the answers that were asked for", WITHIN, || {
+        let any = |of: &Running, text: &str| of.lines().iter().any(|line| line.contains(text));
+        (any(&wrong, "NOT VERIFIED") && any(&wrong, "-> 401") && any(&failing, "-> 503") && any(&hanging, "no answer")).then_some(())
+    });
+    let (lines, errors, _) = fine.interrupt();
+    assert_eq!(lines.iter().filter(|line| line.contains("verified (standard v1)") && line.contains("-> 204")).count(), 250);
+    assert!(errors.iter().any(|line| line.contains("250 requests: 250 verified, 0 not verified, 0 seen before")), "{errors:?}");
+    let (_, errors, _) = wrong.interrupt();
+    assert!(errors.iter().any(|line| line.contains("1 not verified")), "{errors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_reads_lines_says_where_it_stopped_and_goes_on_from_there() {
+    let receiver = Receiver::accepting().await;
+    let site = Site::new(Backend::Standalone);
+    let daemon = site.start().await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    let file = site.directory.path().join("events.ndjson");
+    let mut lines: Vec<String> = (0..150).map(|n| event(n, "c", "t").to_string()).collect();
+    lines.insert(120, "this is no event".to_owned());
+    std::fs::write(&file, lines.join("\n")).expect("written");
+    let file = file.to_str().expect("text");
+    let said = failure(&daemon, &["send", file, "--batch", "50"]);
+    assert!(said.contains("line 121") && said.contains("120 events are stored"), "{said}");
+    assert!(said.contains(&format!("posthaste send {file} --skip 120")), "how to go on: {said}");
+    receiver.wait_for(120, WITHIN).await;
+
+    output(&daemon, &["send", file, "--skip", "121"]);
+    receiver.wait_for(150, WITHIN).await;
+
+    // From standard input, evenly: 20 events at 50/s take 0.4 s less one batch.
+    let mut child = client(&daemon, &["send", "--rate", "50/s"]).stdin(Stdio::piped()).spawn().expect("it starts");
+    let begun = Instant::now();
+    let text: String = (150..170).map(|n| format!("{}\n\n", json!({ "type": "t", "channel": "c", "data": n }))).collect();
+    child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let sent = child.wait_with_output().expect("it ends");
+    assert!(sent.status.success() && errors(&sent).contains("20 events stored"), "{}", errors(&sent));
+    assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
+    receiver.wait_for(170, WITHIN).await;
+
+    let said = failure(&daemon, &["send", "--type", "t", "--channel", "c", "--data", "{"]);
+    assert!(said.contains("--data"), "{said}");
+    let said = failure(&daemon, &["send", "/no/such/file"]);
+    assert!(said.contains("/no/such/file"), "{said}");
+    daemon.stop().await;
+    assert_eq!(receiver.count(), 170);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_and_redriven() {
+    let healthy = Arc::new(AtomicBool::new(false));
+    let is_healthy = Arc::clone(&healthy);
+    let receiver = Receiver::start(move |_| Answer::Status(if is_healthy.load(Ordering::Relaxed) { 200 } else { 500 })).await;
+    let daemon = Site::new(Backend::Standalone).start().await;
+    for id in ["one", "two"] {
+        output(&daemon, &["endpoint", "add", &receiver.url(&format!("/{id}")), "--id", id, "--type", "t", "--retry", "none"]);
+    }
+    daemon.send(&[event(1, "c", "t"), event(2, "c", "t")]).await;
+    daemon.until_metric("posthaste_dead_letters", WITHIN, |count| count == 4.0).await;
+
+    let list = output(&daemon, &["dead-letter", "list", "--endpoint", "one", "--since", "1h"]);
+    assert_eq!(list.lines().filter(|line| line.contains("exhausted")).count(), 2, "{list}");
+    let list = |arguments: &[&str]| -> Vec<Value> {
+        serde_json::from_str(&output(&daemon, &[&["dead-letter", "list", "--json"], arguments].concat())).expect("a JSON array")
+    };
+    assert_eq!(list(&[]).len(), 4);
+    assert_eq!(list(&["--reason", "final"]).len(), 0);
+    assert_eq!(list(&["--until", "1h"]).len(), 0);
+
+    healthy.store(true, Ordering::Relaxed);
+    let letters = list(&["--endpoint", "one"]);
+    let first = letters[0]["id"].as_str().expect("an id");
+    output(&daemon, &["dead-letter", "redrive", first]);
+    receiver.wait_for(5, WITHIN).await;
+    daemon.until_metric("posthaste_dead_letters", WITHIN, |count| count == 3.0).await;
+    output(&daemon, &["dead-letter", "redrive", "--all"]);
+    let requests = receiver.wait_for(8, WITHIN).await;
+    assert_eq!(requests[4..].iter().filter(|request| request.path == "/two").count(), 2);
+    daemon.until_metric("posthaste_dead_letters", WITHIN, |count| count == 0.0).await;
+    assert_eq!(run(&["dead-letter", "redrive"]).status.code(), Some(2), "what to redrive has to be said");
+    assert_eq!(run(&["dead-letter", "list", "--reason", "bad luck"]).status.code(), Some(2));
+    daemon.stop().await;
+    assert_eq!(receiver.count(), 8);
+}
+
+#[test]
+fn check_judges_prints_without_secrets_and_writes_the_manual() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let manual = run(&["check", "--manual"]);
+    assert!(manual.status.success());
+    let manual = file("manual.toml", &String::from_utf8(manual.stdout).expect("text"));
+    for right in [&["check"][..], &["check", "--config", &manual]] {
+        let output = run(right);
+        assert!(output.status.success(), "{right:?}: {}", errors(&output));
+    }
+    for example in ["standalone.toml", "cluster.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(example);
+        // What the example for a fleet leaves to the environment.
+        let key = ("POSTHASTE_REGISTRY__KEY", "cG9zdGhhc3RlIHRlc3Qga2V5LCAzMiBieXRlcyBsb24=");
+        let output = command(&["check", "--config", path.to_str().expect("text")]).envs([key]).output().expect("it runs");
+        assert!(output.status.success(), "{example}: {}", errors(&output));
+    }
+    let secret = file("secret.toml", "[api]\nadmin_token = \"do-not-print-this-one\"\n");
+    let output = run(&["check", "--config", &secret, "--print"]);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("admin_token") && !printed.contains("do-not-print"), "{printed}");
+
+    let wrong = file("wrong.toml", "[scheduler]\nslots = 0\n[retry]\nschedule = [\"soon\"]\n");
+    let output = run(&["check", "--config", &wrong]);
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("wrong.toml:2") && said.contains("wrong.toml:4"), "{said}");
+    let absent = run(&["check", "--config", "/no/such/file.toml"]);
+    assert!(absent.status.code() == Some(2) && errors(&absent).contains("/no/such/file.toml"), "{}", errors(&absent));
+}
+
+#[test]
+fn completions_are_written_for_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success() && script.contains("dead-letter"), "{shell}: {script}");
+        if shell == "bash" {
+            let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().expect("bash");
+            bash.stdin.take().expect("piped").write_all(script.as_bytes()).expect("it reads");
+            assert!(bash.wait().expect("it ends").success(), "bash can read it");
+        }
+    }
+    assert_eq!(run(&["completions", "tcl"]).status.code(), Some(2));
+}
+
+/// The number that follows a word of the demo's summary.
+fn figure(lines: &[String], word: &str) -> u64 {
+    let line = lines.iter().rev().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("no {word} in {lines:#?}"));
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+fn judge_summary(lines: &[String]) {
+    let (sent, delivered) = (figure(lines, "sent"), figure(lines, "delivered"));
+    assert!(sent > 0, "{lines:#?}");
+    assert!(delivered >= sent / 2, "the fast one gets what comes: {lines:#?}");
+    assert_eq!(figure(lines, "duplicates"), 0, "{lines:#?}");
+    // Nothing is suspended so early: what was not delivered waits.
+    assert_eq!(figure(lines, "waiting"), 3 * sent - delivered, "{lines:#?}");
+    assert!(figure(lines, "verified") >= delivered, "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("verified") && line.contains(" 0 wrong")), "{lines:#?}");
+}
+
+#[test]
+fn the_demo_runs_for_the_seconds_it_is_given_and_prints_plain_lines() {
+    let begun = Instant::now();
+    let output = run(&["demo", "--seconds", "3", "--rate", "100/s"]);
+    let took = begun.elapsed();
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(12), "{took:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(!text.contains('\u{1b}'), "no terminal, no control characters: {text}");
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for endpoint in ["fast", "recovers", "hangs"] {
+        assert!(lines.iter().any(|line| line.starts_with(endpoint) && line.contains("active")), "{lines:#?}");
+    }
+    assert!(lines.iter().filter(|line| line.starts_with("  ")).count() >= 3, "three commands to try: {lines:#?}");
+    assert!(figure(&lines, "sent") >= 250, "{lines:#?}");
+    judge_summary(&lines);
+}
+
+#[test]
+fn ctrl_c_ends_the_demo_soon_and_with_a_true_summary() {
+    let demo = Running::start(command(&["demo", "--rate", "200/s"]));
+    // The second picture: by then much waits, and something hangs.
+    eventually("a picture of the demo", WITHIN, || (demo.lines().iter().filter(|line| line.starts_with("ENDPOINT")).count() >= 2).then_some(()));
+    let (lines, _, took) = demo.interrupt();
+    assert!(took < DEMO_ENDS_WITHIN, "{took:?}: {lines:#?}");
+    judge_summary(&lines);
+}
