@@ -41,10 +41,10 @@ fn told(event: &Event, message: &HubMessage<'_>, name: &str) -> Bytes {
     object.text("id", &id);
     object.text_or_null("content", written(message).as_deref());
     object.text("created_at", &date(message.moment()));
-    object.text("message_type", if message.from_me() { "outgoing" } else { "incoming" });
+    object.text("message_type", if message.is_mine() { "outgoing" } else { "incoming" });
     interactive(&mut object, message);
     object.text("source_id", &id);
-    person(&mut object, "sender", &message.sender, if message.from_me() { "user" } else { "contact" });
+    person(&mut object, "sender", &message.sender, if message.is_mine() { "user" } else { "contact" });
     places(&mut object, event);
     conversation(&mut object, event, message);
     if name == "message_updated" {

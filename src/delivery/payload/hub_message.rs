@@ -89,18 +89,19 @@ impl<'a> HubMessage<'a> {
         self.members.text("_id").unwrap_or(Cow::Borrowed(&self.event.id))
     }
 
-    pub fn from_me(&self) -> bool {
+    /// Sent from the channel's own account.
+    pub fn is_mine(&self) -> bool {
         self.metadata.flag("from_me").unwrap_or(self.event.direction == Some(Direction::Out))
     }
 
     /// The other side of the chat.
     pub fn contact(&self) -> &Members<'a> {
-        if self.from_me() { &self.recipient } else { &self.sender }
+        if self.is_mine() { &self.recipient } else { &self.sender }
     }
 
     /// Our side of it.
     pub fn own(&self) -> &Members<'a> {
-        if self.from_me() { &self.sender } else { &self.recipient }
+        if self.is_mine() { &self.sender } else { &self.recipient }
     }
 
     /// Of the contact: digits, or the name of a group.

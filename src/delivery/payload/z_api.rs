@@ -154,7 +154,7 @@ fn mark(object: &mut Object, name: &str, data: &[u8]) {
 /// The fields that every `ReceivedCallback` has.
 fn common(object: &mut Object, event: &Event, message: Option<&HubMessage<'_>>) {
     let phone = message.and_then(HubMessage::phone);
-    let from_me = message.map_or(event.direction == Some(Direction::Out), HubMessage::from_me);
+    let from_me = message.map_or(event.direction == Some(Direction::Out), HubMessage::is_mine);
     let sender = message.and_then(|message| message.sender.text("identifier"));
     let own = message.and_then(|message| message.own().text("identifier")).filter(|own| is_phone(own));
     let chat_name = message.and_then(|message| message.contact().text("name")).or_else(|| phone.clone());
