@@ -63,12 +63,7 @@ struct Failures {
 
 impl Default for OwnFault {
     fn default() -> OwnFault {
-        OwnFault {
-            start: Instant::now(),
-            answered: AtomicU64::new(0),
-            suspicious: AtomicBool::new(false),
-            failures: Mutex::default(),
-        }
+        OwnFault { start: Instant::now(), answered: AtomicU64::new(0), suspicious: AtomicBool::new(false), failures: Mutex::default() }
     }
 }
 
