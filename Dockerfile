@@ -3,12 +3,13 @@
 #   docker run -p 8080:8080 -p 9090:9090 -v posthaste:/data posthaste
 
 FROM rust:1.95-bookworm AS build
-# gcc, make and perl are in the image; they build librdkafka, OpenSSL, zstd, SQLite and aws-lc from source.
+# gcc, make and perl are in the image; they build librdkafka, OpenSSL (for TLS and SCRAM to the brokers), zstd, SQLite and aws-lc from source.
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+COPY benches benches
 COPY config config
-RUN cargo build --release --locked --bin posthaste
+RUN cargo build --release --locked --features kafka-tls --bin posthaste
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -101,7 +101,7 @@ async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         tokio::select! {
             request = signals.next() => match request {
                 Request::Stop => break None,
-                Request::Reload => app.reload(&options).await,
+                Request::Reload => app.reload(&options),
             },
             failure = app.failed() => break Some(failure),
         }
@@ -240,12 +240,15 @@ impl App {
             Destinations { retry: policy.tiers().iter().map(|tier| (*tier, topics.retry(*tier))).collect(), dead: topics.dead().clone() };
         let settler =
             Settler::new(Arc::clone(&log), destinations, policy, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
+        let memory = usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX);
+        // What is moved is copied: an eighth of the memory beside what is queued.
+        let settler = settler.with_room(memory / 8);
         let shard_count = config.scheduler.shard_count();
         let (journal, journal_writer) =
             Journal::new(Arc::clone(&log), topics.attempts().clone(), config.journal.clone(), shard_count, Arc::clone(&metrics));
         let ingest =
             Ingest::new(Arc::clone(&log), topics.ingest().clone(), config.ingest.clone(), Arc::clone(&clock), Arc::clone(&metrics));
-        let budget = Budget::new(usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX));
+        let budget = Budget::new(memory);
         metrics.queued_bytes_limit.set(budget.limit() as f64);
         let stages = Arc::new(Stages {
             log: Arc::clone(&log),
@@ -315,7 +318,7 @@ impl App {
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
         tokio::spawn(health::run(Arc::clone(&stages), told));
-        wiring::weigh_tenants(&stages, &registry).await;
+        tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
         let started = wiring::start_sources(&config, &stages, &registry, &failed);
@@ -410,13 +413,17 @@ impl App {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
                     }
+                    // One that failed has said so before it ended.
+                    if self.failures.is_empty() && self.sources.iter().any(|source| !source.is_running()) {
+                        return "a source has ended without a word; this is a bug, and the log above says where".to_owned();
+                    }
                 }
             }
         }
     }
 
     /// SIGHUP: takes over what can change while it runs, and names what needs a restart.
-    async fn reload(&mut self, options: &Options) {
+    fn reload(&mut self, options: &Options) {
         let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
@@ -429,12 +436,16 @@ impl App {
         }
         if let Some(registry) = self.stages.registry() {
             registry.declare(loaded.endpoints.clone(), loaded.tenants.clone());
-            wiring::weigh_tenants(&self.stages, registry).await;
         }
-        let restart = wiring::needs_restart(&self.config, &loaded);
-        self.config.endpoints = loaded.endpoints;
-        self.config.tenants = loaded.tenants;
-        tracing::info!(needs_restart = ?restart, "configuration read again: endpoints, tenants and log level are in force");
+        self.config.logging.level.clone_from(&loaded.logging.level);
+        let restart = self.config.differences(&loaded);
+        match restart.is_empty() {
+            true => tracing::info!("configuration read again: endpoints, tenants and log level are in force"),
+            false => tracing::warn!(
+                sections = restart.join(", "),
+                "configuration read again: endpoints, tenants and log level are in force; changes of these sections need a restart"
+            ),
+        }
     }
 
     /// Takes the daemon down in the order in which data flows. See the module.

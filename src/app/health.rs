@@ -1,34 +1,67 @@
 //! What health tells this instance: transitions it caused go to the registry and are told as events; changes of state anywhere go to the
 //! scheduler.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::{Stages, tell, wiring};
 use crate::{
     health::Update,
-    model::{HealthState, Position, Transition},
+    model::{HealthState, Position, Text, Transition},
     scheduler::Control,
 };
 
 /// Between two tries to write a transition to the registry.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs until health has ended.
+/// Transitions that wait to be recorded; beyond that, updates wait.
+const UNRECORDED: usize = 4_096;
+
+/// Endpoints whose transitions are recorded at the same time: the log puts what comes together into one write.
+const AT_ONCE: usize = 64;
+
+/// Runs until health has ended. The scheduler hears of every change at once; recording takes an append, and goes on beside it: two thousand
+/// endpoints that die in the same second must not keep from the scheduler that another one has recovered.
 pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
+    let (unrecorded, transitions) = mpsc::channel(UNRECORDED);
+    tokio::spawn(record(Arc::clone(&stages), transitions));
     while let Some(update) = updates.recv().await {
         match update {
-            Update::Transition(transition) => caused(&stages, transition).await,
+            Update::Transition(transition) => {
+                let (endpoint, state) = (transition.endpoint.clone(), transition.record.state);
+                let _ = stages.shards().control(Control::Health { endpoint, state }).await;
+                if unrecorded.send(transition).await.is_err() {
+                    return;
+                }
+            }
             Update::State { endpoint, record } => {
                 // The shards end before health does.
                 let _ = stages.shards().control(Control::Health { endpoint, state: record.state }).await;
             }
             Update::Instances(count) => {
-                stages.metrics.instances.set(f64::from(count));
                 let _ = stages.shards().control(Control::Instances(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))).await;
             }
         }
+    }
+}
+
+/// Records transitions, those of one endpoint in their order.
+async fn record(stages: Arc<Stages>, mut transitions: mpsc::Receiver<Transition>) {
+    let mut batch = Vec::new();
+    while transitions.recv_many(&mut batch, UNRECORDED).await > 0 {
+        let mut endpoints: HashMap<Text, Vec<Transition>> = HashMap::new();
+        for transition in batch.drain(..) {
+            endpoints.entry(transition.endpoint.clone()).or_default().push(transition);
+        }
+        let stages = &stages;
+        let each = |transitions: Vec<Transition>| async move {
+            for transition in transitions {
+                caused(stages, transition).await;
+            }
+        };
+        futures_util::stream::iter(endpoints.into_values()).for_each_concurrent(AT_ONCE, each).await;
     }
 }
 
@@ -37,7 +70,6 @@ async fn caused(stages: &Arc<Stages>, transition: Transition) {
     let state = transition.record.state;
     let reason = transition.record.reason.clone().unwrap_or_default();
     tracing::info!(endpoint = %transition.endpoint, from = transition.from.as_str(), to = state.as_str(), %reason, "endpoint health changed");
-    let _ = stages.shards().control(Control::Health { endpoint: transition.endpoint.clone(), state }).await;
     let Some(entry) = registry.get(&transition.endpoint) else { return };
     let positions = match state {
         HealthState::Inactive => positions(stages).await,

@@ -62,14 +62,15 @@ impl Context {
 
     /// Counts the attempt; what is our own fault is made so.
     fn blame(&self, attempt: &mut Attempt, delivery: &Delivery) {
-        let metrics = &self.stages.metrics;
-        if let Outcome::Failed(failure) = &attempt.outcome
-            && self.stages.own_fault.observe(Instant::now(), &delivery.endpoint, &attempt.outcome)
+        let stages = &self.stages;
+        let metrics = &stages.metrics;
+        let was_well = || stages.health.get(&delivery.endpoint).is_none_or(|record| !crate::health::score::is_noted(&record));
+        let well = attempt.outcome == Outcome::Delivered || was_well();
+        if stages.own_fault.observe(Instant::now(), &delivery.endpoint, well, &attempt.outcome)
+            && let Outcome::Failed(failure) = &attempt.outcome
         {
             attempt.outcome =
                 Outcome::Failed(Failure::Local(format!("{}, taken for our own fault: nothing is answered by anybody", failure.class())));
-        } else if attempt.outcome == Outcome::Delivered {
-            self.stages.own_fault.observe(Instant::now(), &delivery.endpoint, &attempt.outcome);
         }
         metrics.attempts_total.with(attempt.outcome.class()).increment(1);
         let result = if attempt.outcome == Outcome::Delivered { "delivered" } else { "failed" };

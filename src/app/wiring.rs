@@ -8,7 +8,7 @@ use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
 use crate::{
     config::Config,
     log::{self, LogError, Start},
-    model::{DeadReason, HealthState, Position, Status, TopicPartition},
+    model::{DeadReason, HealthState, Position, Status, Text, TopicPartition},
     registry::{Change, Entry, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
@@ -19,13 +19,17 @@ use crate::{
 pub fn on_change(stages: &Arc<Stages>) -> OnChange {
     let stages = Arc::clone(stages);
     Box::new(move |changes: &[Change]| {
-        stages.routes.apply(changes.iter().map(|change| match &change.after {
-            Some(entry) if entry.is_served() => RouteChange::Set(Arc::clone(&entry.endpoint)),
-            Some(_) | None => RouteChange::Remove(change.id.clone()),
-        }));
+        let is_served = |change: &&Change| change.after.as_ref().is_some_and(Entry::is_served);
+        // Routed to last and not any more first: else an event could meet a scheduler that still has the endpoint suspended, and die.
+        stages.routes.apply(changes.iter().filter(|change| !is_served(change)).map(|change| RouteChange::Remove(change.id.clone())));
         for change in changes {
             follow(&stages, change);
         }
+        // Of several changes of one endpoint the last one counts.
+        let last: HashMap<&Text, usize> = changes.iter().enumerate().map(|(index, change)| (&change.id, index)).collect();
+        let served = changes.iter().enumerate().filter(|(index, change)| last[&change.id] == *index && is_served(change));
+        let served = served.filter_map(|(_, change)| change.after.as_ref());
+        stages.routes.apply(served.map(|entry| RouteChange::Set(Arc::clone(&entry.endpoint))));
     })
 }
 
@@ -51,11 +55,28 @@ fn control(stages: &Stages, control: Control) {
     let _ = stages.shards().control_blocking(control);
 }
 
-/// Tells the scheduler the weights of the tenants.
-pub async fn weigh_tenants(stages: &Stages, registry: &Registry) {
-    for tenant in registry.tenants() {
-        let weight = NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN);
-        let _ = stages.shards().control(Control::Weight { tenant: tenant.id.clone(), weight }).await;
+/// Tells the scheduler the weights of the tenants, at first and whenever one changes.
+pub async fn weigh_tenants(stages: Arc<Stages>, registry: Arc<Registry>) {
+    let mut changed = registry.tenants_changed();
+    let mut told: HashMap<Text, NonZeroU32> = HashMap::new();
+    loop {
+        changed.mark_unchanged();
+        let weights: HashMap<Text, NonZeroU32> = registry
+            .tenants()
+            .into_iter()
+            .map(|tenant| (tenant.id.clone(), NonZeroU32::new(tenant.weight).unwrap_or(NonZeroU32::MIN)))
+            .collect();
+        // One that is gone weighs what an undeclared one does.
+        let gone = told.keys().filter(|id| !weights.contains_key(*id)).map(|id| (id, NonZeroU32::MIN));
+        let new = weights.iter().filter(|(id, weight)| told.get(*id) != Some(*weight)).map(|(id, weight)| (id, *weight));
+        for (tenant, weight) in gone.chain(new) {
+            // The shards end before the registry does; then nobody has turns any more.
+            let _ = stages.shards().control(Control::Weight { tenant: tenant.clone(), weight }).await;
+        }
+        told = weights;
+        if changed.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -118,13 +139,13 @@ pub fn start_sources(
     };
     let own_fault = {
         let stages = Arc::clone(stages);
-        move || stages.own_fault.is_ours(Instant::now()).then_some("own_fault")
+        move || stages.own_fault.stops_sources(Instant::now()).then_some("own_fault")
     };
     let events_gate = {
         let behind = behind.clone();
         move || behind().or_else(&own_fault)
     };
-    // Retries go on while the fault is ours: they are the probes that find out when it is over.
+    // Retries go on while the fault is ours: they are probes as well.
     let events = sources::stream::spawn(
         Arc::clone(&stages.log),
         subscription(stages),
@@ -179,11 +200,14 @@ fn wiring(
 
 /// What the endpoint of a delivery record stands for now.
 fn resolve(registry: &Registry, endpoint: &str, known_at: i64) -> Resolved {
+    if registry.offset() < known_at {
+        // What is known here may be from before the endpoint was made, or enabled again.
+        return Resolved::Behind;
+    }
     match registry.get(endpoint) {
         Some(Entry { endpoint, .. }) if endpoint.status == Status::Disabled => Resolved::Dead(DeadReason::EndpointDisabled),
         Some(entry) if entry.state() == HealthState::Inactive => Resolved::Dead(DeadReason::EndpointInactive),
         Some(entry) => Resolved::Deliver(entry.endpoint),
-        None if registry.offset() < known_at => Resolved::Behind,
         None => Resolved::Dead(DeadReason::EndpointDeleted),
     }
 }
@@ -215,25 +239,4 @@ pub fn gauges(stages: &Arc<Stages>, registry: &Arc<Registry>, readiness: &Arc<Re
             false => readiness.clear("registry"),
         }
     })
-}
-
-/// Sections that differ and are only read at start.
-pub fn needs_restart(running: &Config, loaded: &Config) -> Vec<&'static str> {
-    let sections: HashMap<&'static str, (String, String)> = HashMap::from([
-        ("log", (format!("{:?}", running.log), format!("{:?}", loaded.log))),
-        ("topics", (format!("{:?}", running.topics), format!("{:?}", loaded.topics))),
-        ("kafka", (format!("{:?}", running.kafka), format!("{:?}", loaded.kafka))),
-        ("api", (format!("{:?}", running.api), format!("{:?}", loaded.api))),
-        ("admin", (format!("{:?}", running.admin), format!("{:?}", loaded.admin))),
-        ("health", (format!("{:?}", running.health), format!("{:?}", loaded.health))),
-        ("redis", (format!("{:?}", running.redis), format!("{:?}", loaded.redis))),
-        ("delivery", (format!("{:?}", running.delivery), format!("{:?}", loaded.delivery))),
-        ("scheduler", (format!("{:?}", running.scheduler), format!("{:?}", loaded.scheduler))),
-        ("retry", (format!("{:?}", running.retry), format!("{:?}", loaded.retry))),
-        ("source", (format!("{:?}", running.source), format!("{:?}", loaded.source))),
-        ("registry", (format!("{:?}", running.registry), format!("{:?}", loaded.registry))),
-    ]);
-    let mut changed: Vec<_> = sections.into_iter().filter(|(_, (before, after))| before != after).map(|(section, _)| section).collect();
-    changed.sort_unstable();
-    changed
 }

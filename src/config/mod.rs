@@ -49,6 +49,17 @@ macro_rules! sections {
             pub tenants: Vec<Tenant>,
         }
 
+        impl Config {
+            /// The sections that are not alike, `[[endpoint]]` and `[[tenant]]` apart.
+            pub fn differences(&self, other: &Config) -> Vec<&'static str> {
+                let mut different = Vec::new();
+                $( if self.$field != other.$field {
+                    different.push(stringify!($field));
+                } )*
+                different
+            }
+        }
+
         /// The names of all sections.
         const SECTIONS: &[&str] = &[$( stringify!($field), )* tables::ENDPOINT, tables::TENANT];
 

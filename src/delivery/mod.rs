@@ -38,7 +38,7 @@ pub use sender::Sender;
 use crate::{model::Clock, telemetry::metrics::Metrics};
 
 /// `[delivery]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// From the standing connection to the end of the answer.

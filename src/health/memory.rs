@@ -22,8 +22,6 @@ pub struct MemoryHealth {
 
 impl MemoryHealth {
     pub fn new(rules: Rules, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, updates: mpsc::Sender<Update>) -> Arc<MemoryHealth> {
-        metrics.health_connected.set(1.0);
-        metrics.instances.set(1.0);
         Arc::new(MemoryHealth { mirror: Mirror::new(updates, metrics), rules, clock })
     }
 }

@@ -1,54 +1,93 @@
 //! Is it us? When the name resolver or the uplink is gone, every endpoint seems to fail at once. Then nobody's score may rise and
-//! no attempt may be used up: the sources stop reading (the retry tiers go on and serve as probes), and what fails is put back.
+//! no attempt may be used up: the sources all but stop reading, and what fails is put back.
 //!
-//! The rule: within [`WINDOW`] nothing was answered by anybody, and either one delivery failed with a fault that only our side
-//! can have, or connections could not be opened to at least [`LEAST`] distinct endpoints. One answer, whatever its status, ends it.
+//! The rule: nothing was answered by anybody for [`QUIET`], and since the last answer connections could not be opened to at least [`LEAST`]
+//! distinct endpoints that were well before, or requests to at least [`LEAST_LOCAL`] failed on our side. One answer, whatever its status, ends
+//! it. Endpoints that were failing anyway are no evidence: a dozen dead ones in a quiet hour must not stop the rest.
+//!
+//! The sources are not stopped altogether. If they were, only retries would probe, and those go to the endpoints that failed: when those are
+//! dead indeed, the ones that would answer never got the request that ends the verdict. So every [`PROBE_EVERY`] a source may take a batch.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::model::{Failure, Outcome, Text};
 
-/// How far back failures count.
+/// How long a verdict holds after the last failure.
 pub const WINDOW: Duration = Duration::from_secs(30);
 
-/// So many distinct endpoints that cannot be connected to, and none that answers, are our uplink rather than their faults.
+/// So many distinct endpoints that were well and cannot be connected to, and none that answers, are our uplink rather than their faults.
 pub const LEAST: usize = 10;
 
+/// So many distinct endpoints whose requests fail on our side. One alone can have a name server of its own that does not answer.
+pub const LEAST_LOCAL: usize = 3;
+
+/// While somebody has answered so lately, it is not us.
+pub const QUIET: Duration = Duration::from_secs(3);
+
+/// How often the sources may take a batch while it is us, and for how long.
+pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+const PROBE: Duration = Duration::from_millis(5);
+
+/// Distinct endpoints that are remembered: more say nothing more.
+const REMEMBERED: usize = 1024;
+
 /// The detector; one for all shards. Its lock is taken for failures and for the first answer after one, not on the happy path.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OwnFault {
-    suspicious: std::sync::atomic::AtomicBool,
+    start: Instant,
+    /// When somebody answered last: milliseconds since the start, and one; 0: nobody yet. As coarse as [`COARSE`], so that shards that deliver
+    /// do not fight for it.
+    answered: AtomicU64,
+    suspicious: AtomicBool,
     failures: Mutex<Failures>,
 }
 
+const COARSE: u64 = 250;
+
+/// What failed since the last answer.
 #[derive(Debug, Default)]
 struct Failures {
-    /// Endpoints that could not be connected to, and when.
-    unreachable: HashMap<Text, Instant>,
-    /// The last fault that only we can have.
-    ours: Option<Instant>,
+    unreachable: HashSet<Text>,
+    local: HashSet<Text>,
+    last: Option<Instant>,
+}
+
+impl Default for OwnFault {
+    fn default() -> OwnFault {
+        OwnFault { start: Instant::now(), answered: AtomicU64::new(0), suspicious: AtomicBool::new(false), failures: Mutex::default() }
+    }
 }
 
 impl OwnFault {
-    /// Takes note of an outcome; true if the fault must be taken for ours.
-    pub fn observe(&self, now: Instant, endpoint: &Text, outcome: &Outcome) -> bool {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// Takes note of an outcome; true if the endpoint's fault must be taken for ours. `was_well`: the endpoint had no failures on its record.
+    pub fn observe(&self, now: Instant, endpoint: &Text, was_well: bool, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::Failed(Failure::Local(_)) => {
-                self.suspicious.store(true, Relaxed);
-                self.lock().ours = Some(now);
-                true
+                self.fail(now, |failures| remember(&mut failures.local, endpoint));
+                // It is called ours already.
+                false
             }
             Outcome::Failed(Failure::ConnectTimeout | Failure::Refused) => {
-                self.suspicious.store(true, Relaxed);
-                let mut failures = self.lock();
-                failures.unreachable.insert(endpoint.clone(), now);
-                failures.verdict(now)
+                if was_well {
+                    self.fail(now, |failures| remember(&mut failures.unreachable, endpoint));
+                }
+                self.is_ours(now)
             }
             Outcome::Failed(Failure::UnknownHost | Failure::AddressRefused(_) | Failure::Payload(_)) => self.is_ours(now),
             Outcome::Delivered | Outcome::Failed(_) => {
+                let millis = self.millis(now);
+                if millis.saturating_sub(self.answered.load(Relaxed)) >= COARSE || self.answered.load(Relaxed) == 0 {
+                    self.answered.store(millis, Relaxed);
+                }
                 if self.suspicious.swap(false, Relaxed) {
                     *self.lock() = Failures::default();
                 }
@@ -57,9 +96,28 @@ impl OwnFault {
         }
     }
 
-    /// Whether the sources should stop for our own fault.
+    /// Whether what fails now is our own fault.
     pub fn is_ours(&self, now: Instant) -> bool {
-        self.suspicious.load(std::sync::atomic::Ordering::Relaxed) && self.lock().verdict(now)
+        let answered = self.answered.load(Relaxed);
+        let is_quiet = answered == 0 || self.millis(now).saturating_sub(answered) >= QUIET.as_millis() as u64;
+        self.suspicious.load(Relaxed) && is_quiet && self.lock().verdict(now)
+    }
+
+    /// Whether the sources should not read just now: it is our own fault, and not the moment of a probe.
+    pub fn stops_sources(&self, now: Instant) -> bool {
+        let in_turn = now.saturating_duration_since(self.start).as_millis() % PROBE_EVERY.as_millis();
+        self.is_ours(now) && in_turn >= PROBE.as_millis()
+    }
+
+    fn fail(&self, now: Instant, note: impl FnOnce(&mut Failures)) {
+        let mut failures = self.lock();
+        note(&mut failures);
+        failures.last = Some(now);
+        self.suspicious.store(true, Relaxed);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Failures> {
@@ -67,10 +125,17 @@ impl OwnFault {
     }
 }
 
+fn remember(endpoints: &mut HashSet<Text>, endpoint: &Text) {
+    if endpoints.len() < REMEMBERED && !endpoints.contains(endpoint) {
+        // A text of its own: the one we were given may be a slice of a whole record.
+        endpoints.insert(Text::from(&**endpoint));
+    }
+}
+
 impl Failures {
-    fn verdict(&mut self, now: Instant) -> bool {
-        self.unreachable.retain(|_, at| now.duration_since(*at) < WINDOW);
-        self.unreachable.len() >= LEAST || self.ours.is_some_and(|at| now.duration_since(at) < WINDOW)
+    fn verdict(&self, now: Instant) -> bool {
+        self.last.is_some_and(|at| now.saturating_duration_since(at) < WINDOW)
+            && (self.unreachable.len() >= LEAST || self.local.len() >= LEAST_LOCAL)
     }
 }
 
@@ -82,15 +147,16 @@ mod tests {
         format!("endpoint-{n}").into()
     }
 
+    const REFUSED: Outcome = Outcome::Failed(Failure::Refused);
+
     #[test]
     fn many_unreachable_endpoints_and_no_answer_are_our_fault() {
         let (fault, now) = (OwnFault::default(), Instant::now());
-        let refused = Outcome::Failed(Failure::Refused);
         for n in 0..LEAST - 1 {
-            assert!(!fault.observe(now, &endpoint(n), &refused), "{n}");
-            assert!(!fault.observe(now, &endpoint(n), &refused), "the same endpoint counts once");
+            assert!(!fault.observe(now, &endpoint(n), true, &REFUSED), "{n}");
+            assert!(!fault.observe(now, &endpoint(n), true, &REFUSED), "the same endpoint counts once");
         }
-        assert!(fault.observe(now, &endpoint(LEAST), &refused));
+        assert!(fault.observe(now, &endpoint(LEAST), true, &REFUSED));
         assert!(fault.is_ours(now));
         assert!(!fault.is_ours(now + WINDOW), "it is over when nothing fails any more");
     }
@@ -98,9 +164,10 @@ mod tests {
     #[test]
     fn one_answer_ends_it() {
         let (fault, now) = (OwnFault::default(), Instant::now());
-        assert!(fault.observe(now, &endpoint(0), &Outcome::Failed(Failure::Local("resolver".into()))));
+        let local = Outcome::Failed(Failure::Local("resolver".into()));
+        (0..LEAST_LOCAL).for_each(|n| assert!(!fault.observe(now, &endpoint(n), true, &local)));
         assert!(fault.is_ours(now));
-        assert!(!fault.observe(now, &endpoint(1), &Outcome::Failed(Failure::Status(500))));
+        assert!(!fault.observe(now, &endpoint(1), true, &Outcome::Failed(Failure::Status(500))));
         assert!(!fault.is_ours(now));
     }
 
@@ -108,8 +175,42 @@ mod tests {
     fn a_dead_endpoint_among_living_ones_is_not_our_fault() {
         let (fault, now) = (OwnFault::default(), Instant::now());
         for n in 0..100 {
-            assert!(!fault.observe(now, &endpoint(n), &Outcome::Failed(Failure::ConnectTimeout)));
-            assert!(!fault.observe(now, &endpoint(1000), &Outcome::Delivered));
+            assert!(!fault.observe(now, &endpoint(n), true, &Outcome::Failed(Failure::ConnectTimeout)));
+            assert!(!fault.observe(now, &endpoint(1000), true, &Outcome::Delivered));
         }
+    }
+
+    #[test]
+    fn thousands_that_fail_between_two_answers_are_not_our_fault() {
+        let (fault, mut now) = (OwnFault::default(), Instant::now());
+        for _ in 0..10 {
+            assert!(!fault.observe(now, &endpoint(0), true, &Outcome::Delivered));
+            now += QUIET / 2;
+            (1..2_000).for_each(|n| assert!(!fault.observe(now, &endpoint(n), true, &REFUSED), "{n}"));
+            now += QUIET / 4;
+        }
+    }
+
+    #[test]
+    fn endpoints_that_were_failing_anyway_are_no_evidence_however_quiet_it_is() {
+        let (fault, now) = (OwnFault::default(), Instant::now());
+        (0..1_000).for_each(|n| assert!(!fault.observe(now, &endpoint(n), false, &REFUSED)));
+        assert!(!fault.is_ours(now));
+    }
+
+    #[test]
+    fn one_endpoint_that_makes_us_fail_stops_nobody() {
+        let (fault, now) = (OwnFault::default(), Instant::now());
+        let lame = Outcome::Failed(Failure::Local("`lame.example` cannot be resolved".into()));
+        (0..100).for_each(|_| assert!(!fault.observe(now, &endpoint(7), true, &lame)));
+        assert!(!fault.is_ours(now));
+    }
+
+    #[test]
+    fn the_sources_probe_while_it_is_our_fault() {
+        let (fault, now) = (OwnFault::default(), Instant::now());
+        (0..LEAST).for_each(|n| assert_eq!(fault.observe(now, &endpoint(n), true, &REFUSED), n + 1 == LEAST));
+        let stopped = (0..2_000).filter(|ms| fault.stops_sources(now + Duration::from_millis(*ms))).count();
+        assert!((1_900..2_000).contains(&stopped), "{stopped}");
     }
 }

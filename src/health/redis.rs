@@ -119,8 +119,6 @@ impl RedisHealth {
     ) -> Result<Arc<RedisHealth>, String> {
         let client = config.client().map_err(|error| format!("redis.url {error}"))?;
         let (queue, reports) = mpsc::channel(QUEUE);
-        metrics.health_connected.set(0.0);
-        metrics.instances.set(1.0);
         let shared = Arc::new(Shared {
             mirror: Mirror::new(updates, metrics.clone()),
             rules,
@@ -254,7 +252,6 @@ impl Shared {
 
     fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Release);
-        self.metrics.health_connected.set(f64::from(u8::from(connected)));
     }
 
     async fn connect(&self, client: &Client) -> Result<Link, End> {
@@ -489,7 +486,6 @@ impl Shared {
 
     fn set_instances(&self, count: u32) {
         let count = count.max(1);
-        self.metrics.instances.set(f64::from(count));
         let before = self.instances.swap(count, Ordering::Relaxed);
         // A full channel: the next announcement finds the old number and tells again.
         if before != count && !self.mirror.outlet().instances(count) {

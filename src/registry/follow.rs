@@ -129,8 +129,6 @@ impl Follower {
                     std::thread::sleep(PAUSE);
                 }
             }
-            let behind = self.shared.behind_for();
-            self.shared.metrics.registry_behind_seconds.set(behind.as_secs_f64());
         }
     }
 
@@ -195,9 +193,10 @@ impl Follower {
                 self.shared.metrics.endpoints.with(label).set(count as f64);
             }
         }
+        let tenants = self.shared.view.read().expect("nothing panics while it holds the view").tenants_version();
+        self.shared.tenants_version.send_if_modified(|known| std::mem::replace(known, tenants) != tenants);
         let applied = self.reader.next() - 1;
         self.shared.applied.store(applied, Ordering::Release);
-        self.shared.metrics.registry_offset.set(applied as f64);
     }
 
     fn caught_up(&self, at: Instant) {

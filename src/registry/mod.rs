@@ -153,6 +153,8 @@ struct Shared {
     applied: AtomicI64,
     /// Grows with every batch of changes, for those who wait for one.
     changed: tokio::sync::watch::Sender<u64>,
+    /// See [`View::tenants_version`].
+    tenants_version: tokio::sync::watch::Sender<u64>,
     /// What the configuration declares, if it was read again and the follower has not taken it over.
     declaration: Mutex<Option<(Vec<Endpoint>, Vec<Tenant>)>>,
     /// When the view was last known to be at the end.
@@ -193,6 +195,7 @@ impl Registry {
             pending: Pending::new(),
             applied: AtomicI64::new(-1),
             changed: tokio::sync::watch::Sender::new(0),
+            tenants_version: tokio::sync::watch::Sender::new(0),
             declaration: Mutex::new(None),
             caught_up: Mutex::new(None),
             stopped: AtomicBool::new(false),
@@ -253,6 +256,12 @@ impl Registry {
         self.shared.applied.load(Ordering::Acquire)
     }
 
+    /// The offset of the last record in the view: what was read of it just now was known there. The stages may not have come to it yet, see
+    /// [`Registry::offset`].
+    pub fn known_at(&self) -> i64 {
+        self.view().offset.unwrap_or(Endpoint::DECLARED)
+    }
+
     /// How long the view has not been known to be at the end of its topic. Up to about a second is normal: the end is asked for that often.
     pub fn behind_for(&self) -> Duration {
         self.shared.behind_for()
@@ -308,6 +317,11 @@ impl Registry {
 
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {
         self.view().tenants()
+    }
+
+    /// Wakes when a tenant was changed: by the API of any instance, or by another declaration.
+    pub fn tenants_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.shared.tenants_version.subscribe()
     }
 
     /// Stops following. Writes fail from then on.

@@ -85,6 +85,8 @@ struct Configured {
 #[derive(Default)]
 pub struct View {
     pub identity: Option<Identity>,
+    /// Of the last record that was taken in.
+    pub offset: Option<i64>,
     /// In the order of their ids, so that a list can be read page by page.
     endpoints: BTreeMap<Text, Configured>,
     /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
@@ -93,6 +95,8 @@ pub struct View {
     /// By the hash of the key.
     by_key: HashMap<String, Arc<Token>>,
     tenants: BTreeMap<Text, Arc<Tenant>>,
+    /// Grows when a tenant changes.
+    tenants_version: u64,
     /// Declared endpoints that are in the topic too.
     collisions: BTreeSet<Text>,
 }
@@ -144,6 +148,7 @@ impl View {
             self.endpoints.insert(id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
             changes.extend(self.changed(&id, before));
         }
+        self.tenants_version += 1;
         self.tenants.retain(|_, tenant| !tenant.declared);
         for mut tenant in tenants {
             tenant.declared = true;
@@ -158,6 +163,7 @@ impl View {
             tracing::debug!(position = %record.position, "a registry record of an unknown kind");
             return Ok(None);
         };
+        self.offset = self.offset.max(Some(record.position.offset));
         let value = record.value.as_deref();
         let unreadable = |error: RecordError| Unreadable { record: name.to_string(), error };
         match &name {
@@ -212,6 +218,7 @@ impl View {
                 if self.tenants.get(id).is_some_and(|known| known.declared) {
                     return Ok(None);
                 }
+                self.tenants_version += 1;
                 match new {
                     Some(tenant) => self.tenants.insert(id.clone(), Arc::new(tenant)),
                     None => self.tenants.remove(id),
@@ -270,6 +277,10 @@ impl View {
 
     pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
         self.tenants.get(id).cloned()
+    }
+
+    pub fn tenants_version(&self) -> u64 {
+        self.tenants_version
     }
 
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {

@@ -244,7 +244,13 @@ impl Registry {
             (HealthState::Active | HealthState::Degraded, earlier) => earlier,
         };
         let stored = StoredHealth { record: transition.record.clone(), suspension };
-        self.append(RecordKey::Health(id.clone()), Some(record::encode(&stored))).await?;
+        let applied = self.append(RecordKey::Health(id.clone()), Some(record::encode(&stored))).await?;
+        // Another instance recorded a later transition in between, and ours lies above it: put it right, or ours would stay in force.
+        let replaced = applied.before.and_then(|before| before.health);
+        if let Some(later) = replaced.filter(|replaced| replaced.record.version > transition.record.version) {
+            tracing::info!(endpoint = %id, "another instance recorded a later change of health at the same time, it is recorded again");
+            self.append(RecordKey::Health(id.clone()), Some(record::encode(&*later))).await?;
+        }
         Ok(())
     }
 

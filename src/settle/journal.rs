@@ -200,9 +200,19 @@ struct Noted {
 /// Batches that a buffer may hold before it drops: the task is that far behind only if the log hangs.
 const BUFFERED_BATCHES: usize = 16;
 
+/// Bytes of the events that a buffer may keep from being freed: an event that is delivered no longer counts into the memory budget.
+const BUFFERED_BYTES: usize = 16 << 20;
+
+/// What a shard has noted since the last batch.
+#[derive(Default)]
+struct Buffer {
+    noted: Vec<Noted>,
+    bytes: usize,
+}
+
 pub struct Journal {
     config: Config,
-    buffers: Vec<Mutex<Vec<Noted>>>,
+    buffers: Vec<Mutex<Buffer>>,
     /// A buffer holds a batch.
     full: Notify,
     recent: Mutex<Recent>,
@@ -250,17 +260,19 @@ impl Journal {
             purpose: delivery.purpose,
             detail: (attempt.outcome != Outcome::Delivered).then(|| describe(attempt)),
         };
-        let waiting = {
+        let is_batch = {
             let mut buffer = lock(&self.buffers[shard % self.buffers.len()]);
-            if buffer.len() >= self.config.batch_size * BUFFERED_BATCHES {
+            if buffer.noted.len() >= self.config.batch_size * BUFFERED_BATCHES || buffer.bytes >= BUFFERED_BYTES {
                 drop(buffer);
                 self.metrics.journal_dropped_total.increment(1);
                 return;
             }
-            buffer.push(noted);
-            buffer.len()
+            let before = buffer.bytes;
+            buffer.bytes += noted.event.weight();
+            buffer.noted.push(noted);
+            buffer.noted.len() == self.config.batch_size || (before..buffer.bytes).contains(&(BUFFERED_BYTES / 4))
         };
-        if waiting == self.config.batch_size {
+        if is_batch {
             self.full.notify_one();
         }
     }
@@ -309,7 +321,7 @@ impl Writer {
     async fn write(&self) {
         let (mut appends, mut counts) = (Vec::new(), Vec::new());
         for (shard, buffer) in self.journal.buffers.iter().enumerate() {
-            let noted = std::mem::take(&mut *lock(buffer));
+            let Buffer { noted, bytes: _ } = std::mem::take(&mut *lock(buffer));
             for batch in noted.chunks(self.journal.config.batch_size) {
                 appends.push(self.batch(shard, batch));
                 counts.push(batch.len() as u64);
@@ -521,13 +533,25 @@ mod tests {
         assert!(metrics.render().contains("posthaste_journal_dropped_total 20"), "{}", metrics.render());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn large_events_are_not_kept_in_memory_by_a_journal_that_hangs() {
+        let (journal, _writer, _, metrics) = journal(Config::default());
+        let (base, data) = (delivery(timestamp_from_ms(0)), Bytes::from(vec![b'1'; 1 << 20]));
+        let delivery = Delivery { event: Arc::new(Event { data, ..(*base.event).clone() }), ..base };
+        for number in 1..=40 {
+            journal.record(0, &attempt(number, Outcome::Delivered), &delivery, &endpoint());
+        }
+        assert!(lock(&journal.buffers[0]).bytes < BUFFERED_BYTES + (2 << 20));
+        assert!(metrics.render().contains("posthaste_journal_dropped_total 24"), "{}", metrics.render());
+    }
+
     #[test]
     fn what_is_not_kept_is_not_noted() {
         for (keep, noted) in [(Keep::All, 2), (Keep::Failures, 1), (Keep::None, 0)] {
             let (journal, _writer, _, _) = journal(Config { keep, ..Config::default() });
             journal.record(0, &attempt(1, Outcome::Delivered), &delivery(timestamp_from_ms(0)), &endpoint());
             journal.record(0, &attempt(1, Outcome::Failed(Failure::Reset)), &delivery(timestamp_from_ms(0)), &endpoint());
-            assert_eq!(lock(&journal.buffers[0]).len(), noted);
+            assert_eq!(lock(&journal.buffers[0]).noted.len(), noted);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The answer is given after the append is durable. That is all there is to it: an event that came in over HTTP has no other path than one
 //! that a Kafka producer wrote.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -29,7 +29,7 @@ pub struct Config {
     pub event: ByteSize,
     /// Events in one request.
     pub events: usize,
-    /// Bytes that wait for the log over all requests; more is answered 503 at once.
+    /// Bytes that wait for the log over all requests, and as many of bodies that are being read; more is answered 503 at once.
     pub memory: ByteSize,
 }
 
@@ -104,6 +104,11 @@ impl Ingest {
         usize::try_from(self.config.body.0).unwrap_or(usize::MAX)
     }
 
+    /// Bytes that may wait over all requests.
+    pub fn memory_limit(&self) -> usize {
+        self.waiting.limit()
+    }
+
     /// Reads a body: one event, an array of them, or events one after the other (newline-delimited JSON). All or nothing.
     pub fn parse(&self, body: &Bytes, scope: &Scope) -> Result<Vec<Event>, Rejection> {
         let parsed = parse(body, scope, &self.config, self.clock.now());
@@ -126,9 +131,7 @@ impl Ingest {
         }
         let _waiting = self.waiting.take(weight);
         let appends: Vec<Append> = events.iter().map(|event| encode_event(event).to(Arc::clone(&self.topic))).collect();
-        let begin = Instant::now();
         let results = self.log.append(appends).await;
-        self.metrics.append_seconds.record(begin.elapsed().as_secs_f64());
         let stored = results.iter().filter(|result| result.is_ok()).count() as u64;
         self.metrics.ingest_events_total.with("stored").increment(stored);
         self.metrics.ingest_events_total.with("failed").increment(results.len() as u64 - stored);

@@ -12,6 +12,7 @@ mod log_contract;
 mod log_contract_kafka;
 mod main_job;
 mod observability;
+mod reload;
 mod retries;
 mod round_trip;
 mod suspension;

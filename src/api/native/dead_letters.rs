@@ -284,10 +284,12 @@ pub enum Work {
 pub fn start(context: &Context, tenant: Option<Text>, work: Work) -> Result<Arc<Job>, Problem> {
     let job = context.jobs.begin(tenant, context.clock.now())?;
     let (context, running) = (Arc::clone(context), Arc::clone(&job));
+    // Of an endpoint that was enabled a moment ago, every instance must have heard before it judges what is redriven.
+    let known_at = context.registry.known_at();
     tokio::spawn(async move {
         let result = match work {
-            Work::All(filter) => context.dead_letters.redrive_all(&filter, &running.progress).await,
-            Work::These(ids) => redrive_these(&context, &running, ids).await,
+            Work::All(filter) => context.dead_letters.redrive_all(&filter, known_at, &running.progress).await,
+            Work::These(ids) => redrive_these(&context, &running, known_at, ids).await,
         };
         if let Err(error) = &result {
             tracing::warn!(job = %running.id, %error, "redrive ended early");
@@ -297,10 +299,10 @@ pub fn start(context: &Context, tenant: Option<Text>, work: Work) -> Result<Arc<
     Ok(job)
 }
 
-async fn redrive_these(context: &Context, job: &Job, ids: Vec<LetterId>) -> Result<(), crate::log::LogError> {
+async fn redrive_these(context: &Context, job: &Job, known_at: i64, ids: Vec<LetterId>) -> Result<(), crate::log::LogError> {
     use std::sync::atomic::Ordering::Relaxed;
     for id in ids {
-        match context.dead_letters.redrive(id, job.tenant.as_ref()).await {
+        match context.dead_letters.redrive(id, job.tenant.as_ref(), known_at).await {
             Ok(()) => job.progress.redriven.fetch_add(1, Relaxed),
             Err(RedriveError::Unknown | RedriveError::Impossible(_)) => job.progress.skipped.fetch_add(1, Relaxed),
             Err(RedriveError::Log(error)) => return Err(error),

@@ -272,7 +272,7 @@ pub async fn test(
         attempts: 0,
         accepted_at: now,
         due_at: None,
-        registry_offset: entry.endpoint.registry_offset,
+        registry_offset: context.registry.known_at(),
         purpose: Purpose::Test,
         reason: None,
     };

@@ -210,7 +210,7 @@ fn start(context: &Context, entry: &Entry, span: Span, without: HashSet<Position
     let endpoint = Arc::clone(&entry.endpoint);
     let request = Request {
         endpoint: endpoint.id.clone(),
-        registry_offset: endpoint.registry_offset,
+        registry_offset: context.registry.known_at(),
         tenant: endpoint.tenant.clone(),
         span,
         wants: Box::new(move |event, position| listens(&endpoint, event) && !without.contains(position)),

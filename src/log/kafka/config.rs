@@ -165,6 +165,9 @@ const CLASSIC: &[(&str, &str, &str)] = &[
     ("heartbeat.interval.ms", "", "3000"),
 ];
 
+/// Whether OpenSSL is built in. It is most of the time of a first build, so it is left out by default.
+const TLS: bool = cfg!(feature = "kafka-tls");
+
 /// How long a request for metadata or offsets may take.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -186,6 +189,9 @@ impl Config {
                 problems.push(("properties", format!("`{name}` cannot be set: {reason}")));
             }
         }
+        if let Some(needs) = self.needs_tls().filter(|_| !TLS) {
+            problems.push(("properties", format!("`{needs}` is not in this build: build with `--features kafka-tls`")));
+        }
         // A record larger than the queue would wait for room for ever.
         let (record, queue) = (self.number("message.max.bytes", MESSAGE_MAX), self.number("queue.buffering.max.kbytes", QUEUE_MAX_KIB));
         if queue.saturating_mul(1024) <= record {
@@ -203,6 +209,19 @@ impl Config {
             problems.dedup();
         }
         problems
+    }
+
+    /// The first property that only OpenSSL can serve: librdkafka has TLS, SCRAM and OAuth from it.
+    fn needs_tls(&self) -> Option<String> {
+        let given = self.properties.0.iter().find(|(name, value)| match name.as_str() {
+            "security.protocol" => ["ssl", "sasl_ssl"].iter().any(|protocol| value.eq_ignore_ascii_case(protocol)),
+            "sasl.mechanism" | "sasl.mechanisms" => {
+                let value = value.to_ascii_uppercase();
+                value.starts_with("SCRAM-") || value == "OAUTHBEARER"
+            }
+            name => name.starts_with("ssl."),
+        });
+        given.map(|(name, value)| if name.starts_with("ssl.") { name.clone() } else { format!("{name} = {value}") })
     }
 
     fn number(&self, name: &str, default: u64) -> u64 {
@@ -307,7 +326,7 @@ mod tests {
 
     #[test]
     fn properties_are_text_numbers_or_booleans_and_librdkafka_judges_the_names() {
-        let config = parse("[properties]\n\"linger.ms\" = 3\n\"check.crcs\" = true\n\"security.protocol\" = \"ssl\"").unwrap();
+        let config = parse("[properties]\n\"linger.ms\" = 3\n\"check.crcs\" = true\n\"client.rack\" = \"a\"").unwrap();
         assert_eq!(config.check(), []);
         assert_eq!(config.producer().get("linger.ms"), Some("3"));
 
@@ -316,6 +335,27 @@ mod tests {
             let problems = config.check();
             assert_eq!(problems.len(), 1, "{wrong}: {problems:?}");
             assert_eq!(problems[0].0, "properties");
+        }
+    }
+
+    #[test]
+    fn what_needs_openssl_names_the_build_that_has_it() {
+        let asked = [
+            ("security.protocol", "SSL", "security.protocol = SSL"),
+            ("security.protocol", "sasl_ssl", "security.protocol = sasl_ssl"),
+            ("sasl.mechanism", "SCRAM-SHA-512", "sasl.mechanism = SCRAM-SHA-512"),
+            ("sasl.mechanisms", "OAUTHBEARER", "sasl.mechanisms = OAUTHBEARER"),
+            ("ssl.key.password", "hunter2", "ssl.key.password"),
+        ];
+        for (name, value, needs) in asked {
+            let config = Config { properties: Properties([(name.to_owned(), value.to_owned())].into()), ..Config::default() };
+            assert_eq!(config.needs_tls().as_deref(), Some(needs));
+            let lacking = ("properties", format!("`{needs}` is not in this build: build with `--features kafka-tls`"));
+            assert_eq!(config.check().contains(&lacking), !TLS, "{name} = {value}");
+        }
+        for (name, value) in [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "PLAIN")] {
+            let config = Config { properties: Properties([(name.to_owned(), value.to_owned())].into()), ..Config::default() };
+            assert_eq!(config.needs_tls(), None, "{name} = {value}");
         }
     }
 

@@ -337,7 +337,6 @@ impl Writer {
         self.metrics.log_connected.set(if result.is_ok() { 1.0 } else { 0.0 });
         if let Err(fault) = &result {
             tracing::warn!(error = fault.text, "the log could not write");
-            self.metrics.append_errors_total.increment(appends.len() as u64);
             for run in &runs {
                 self.recover(run);
             }

@@ -69,10 +69,10 @@ async fn redriving_twice_sends_once_also_after_a_restart() {
     let letters = start(&log, 100);
     listed(&letters, &Filter::default(), 2);
     let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
-    assert!(matches!(letters.redrive(id, Some(&"other".into())).await, Err(RedriveError::Unknown)));
+    assert!(matches!(letters.redrive(id, Some(&"other".into()), 77).await, Err(RedriveError::Unknown)));
     assert!(letters.get(id, None).await.expect("it can be read").is_some());
-    letters.redrive(id, None).await.expect("the first time");
-    assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Unknown)));
+    letters.redrive(id, None, 77).await.expect("the first time");
+    assert!(matches!(letters.redrive(id, None, 77).await, Err(RedriveError::Unknown)));
     assert_eq!(listed(&letters, &Filter::default(), 1), ["b"]);
     letters.stop();
 
@@ -82,6 +82,7 @@ async fn redriving_twice_sends_once_also_after_a_restart() {
     assert_eq!(sent.len(), 1);
     let sent = decode_delivery(&sent[0]).expect("a delivery");
     assert_eq!((sent.purpose, sent.attempts, &*sent.endpoint), (Purpose::Redrive, 0, "a"));
+    assert_eq!(sent.registry_offset, 77, "whoever reads it waits until it knows the endpoint as it was when it was redriven");
     assert_eq!((sent.origin, sent.accepted_at), (delivery(timestamp_from_ms(0)).origin, timestamp_from_ms(9_000_000)));
     again.stop();
 }
@@ -96,7 +97,7 @@ async fn many_are_redriven_by_filter_and_each_once() {
     listed(&letters, &of("a"), 650);
     let (one, other) = (Progress::default(), Progress::default());
     let filter = of("a");
-    let (first, second) = tokio::join!(letters.redrive_all(&filter, &one), letters.redrive_all(&filter, &other));
+    let (first, second) = tokio::join!(letters.redrive_all(&filter, 77, &one), letters.redrive_all(&filter, 77, &other));
     first.and(second).expect("the log takes it");
     let redriven = one.redriven.load(Ordering::Relaxed) + other.redriven.load(Ordering::Relaxed);
     assert_eq!((redriven, log.records("events").len()), (650, 650));
@@ -112,9 +113,9 @@ async fn what_the_log_does_not_take_stays_a_dead_letter() {
     listed(&letters, &of("a"), 1);
     let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
     log.fail(|_| Some(LogError::Unavailable("disk full".into())));
-    assert!(matches!(letters.redrive(id, None).await, Err(RedriveError::Log(_))));
+    assert!(matches!(letters.redrive(id, None, 77).await, Err(RedriveError::Log(_))));
     log.fail(|_| None);
-    letters.redrive(id, None).await.expect("now it is taken");
+    letters.redrive(id, None, 77).await.expect("now it is taken");
     letters.stop();
 }
 
@@ -136,7 +137,7 @@ async fn the_index_keeps_the_newest_and_an_unreadable_record_goes_back_where_it_
     let letters = start(&log, 3);
     assert_eq!(listed(&letters, &Filter::default(), 3), ["-", "a", "a"]);
     let id = letters.list(&Filter::default(), None, 1).expect("a page").items[0].id;
-    letters.redrive(id, None).await.expect("it can be redriven");
+    letters.redrive(id, None, 77).await.expect("it can be redriven");
     let sent = log.records("source").remove(0);
     assert_eq!((sent.value, sent.headers), (broken.value, broken.headers));
     letters.stop();

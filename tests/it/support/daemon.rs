@@ -123,7 +123,7 @@ impl Site {
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
             .expect("the daemon starts");
-        Daemon { child, api: String::new(), admin: String::new(), log, ended: None, _directory: Arc::clone(&self.directory) }
+        Daemon { child, api: String::new(), admin: String::new(), config, log, ended: None, _directory: Arc::clone(&self.directory) }
     }
 }
 
@@ -134,6 +134,7 @@ pub struct Daemon {
     pub api: String,
     /// `http://host:port` of metrics and probes.
     pub admin: String,
+    pub config: PathBuf,
     pub log: PathBuf,
     ended: Option<ExitStatus>,
     /// A daemon may outlive its site, and its data must not go before it.
@@ -240,6 +241,15 @@ impl Daemon {
             }
             assert!(Instant::now() < deadline, "{selector} is {value} after {limit:?}\n{}", read(&self.log));
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the log says something.
+    pub async fn until_logged(&self, what: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !read(&self.log).contains(what) {
+            assert!(Instant::now() < deadline, "not logged within {limit:?}: {what}\n{}", read(&self.log));
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the scenarios stand on.
 
 pub mod daemon;
+pub mod expressions;
 pub mod kafka;
 pub mod receiver;
 pub mod redis;
