@@ -165,6 +165,7 @@ impl Ack {
             return true;
         }
         self.take_out();
+        // Looked at behind the count: either whoever closes the lease sees that this was taken up, or we see that it closes.
         if self.record.lease.closing.load(Ordering::SeqCst) {
             self.put_down();
         }

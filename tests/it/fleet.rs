@@ -118,7 +118,7 @@ async fn instances_come_and_go_while_events_flow_and_nothing_is_lost_or_sent_aga
         second.add_endpoint(json!({ "id": format!("own-{n}"), "url": receiver.url(&format!("/own-{n}")), "channels": channels })).await;
     }
     // A fan-out, so that one of two deliveries of a record is done while the other one waits.
-    second.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "types": ["t"], "concurrency": 8 })).await;
+    second.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "types": ["t"], "concurrency": 32 })).await;
     for daemon in [&first, &second] {
         daemon.until_metric("posthaste_endpoints{state=\"active\"", WITHIN, |count| count == (ENDPOINTS + 1) as f64).await;
     }
@@ -137,7 +137,7 @@ async fn instances_come_and_go_while_events_flow_and_nothing_is_lost_or_sent_aga
 
     let identity = |request: &Received| (request.path.clone(), request.json()["id"].to_string());
     let requests = receiver
-        .until(Duration::from_secs(120), "every event at both of its endpoints", |requests| {
+        .until(Duration::from_secs(180), "every event at both of its endpoints", |requests| {
             requests.len() >= 2 * EVENTS && requests.iter().map(identity).collect::<HashSet<_>>().len() == 2 * EVENTS
         })
         .await;
