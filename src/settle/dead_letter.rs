@@ -281,8 +281,15 @@ impl DeadLetters {
             DeadThing::Delivery(delivery) => {
                 let accepted_at = self.clock.now();
                 let registry_offset = known_at.max(delivery.registry_offset);
-                let again =
-                    Delivery { attempts: 0, accepted_at, due_at: None, registry_offset, purpose: Purpose::Redrive, reason: None, ..*delivery };
+                let again = Delivery {
+                    attempts: 0,
+                    accepted_at,
+                    due_at: None,
+                    registry_offset,
+                    purpose: Purpose::Redrive,
+                    reason: None,
+                    ..*delivery
+                };
                 Ok(encode_delivery(&again).to(self.events.clone()))
             }
             DeadThing::Record { value: None, origin, .. } => {

@@ -43,7 +43,8 @@ pub(super) fn wait(delivery: &Delivery, appended_ms: i64, now_ms: i64, tier: Opt
 
     let until = |from_ms: i64| {
         // Part of a millisecond counts as a whole one: late by that much, but never early.
-        let due_ms = delivery.due_at.map_or(i64::MIN, |due_at| due_at.as_millisecond() + i64::from(due_at.subsec_nanosecond() % 1_000_000 > 0));
+        let due_ms =
+            delivery.due_at.map_or(i64::MIN, |due_at| due_at.as_millisecond() + i64::from(due_at.subsec_nanosecond() % 1_000_000 > 0));
         Duration::from_millis(due_ms.saturating_sub(from_ms).try_into().unwrap_or(0))
     };
     let (remaining, meant) = (until(now_ms), until(appended_ms));

@@ -94,7 +94,9 @@ impl Running {
         let took = begun.elapsed();
         assert!(status.success(), "{status}: {:?} {:?}", self.lines(), self.errors());
         // The pipes close with the process; their last lines may be on their way.
-        eventually("the end of the output", WITHIN, || (Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1).then_some(()));
+        eventually("the end of the output", WITHIN, || {
+            (Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1).then_some(())
+        });
         (self.lines(), self.errors(), took)
     }
 }
@@ -134,14 +136,31 @@ async fn endpoints_are_added_listed_enabled_and_removed() {
     let added = output(
         &daemon,
         &[
-            "endpoint", "add", "http://127.0.0.1:9/hook", "--id", "orders", "--type", "order.*", "--channel", "shop", "--rate", "50/s",
-            "--retry", "30s,5m", "--bearer", "a-token", "--header", "X-Source: posthaste",
+            "endpoint",
+            "add",
+            "http://127.0.0.1:9/hook",
+            "--id",
+            "orders",
+            "--type",
+            "order.*",
+            "--channel",
+            "shop",
+            "--rate",
+            "50/s",
+            "--retry",
+            "30s,5m",
+            "--bearer",
+            "a-token",
+            "--header",
+            "X-Source: posthaste",
         ],
     );
     assert!(added.contains("orders") && added.contains("whsec_"), "its secret is shown: {added}");
-    let hub: Value =
-        serde_json::from_str(&output(&daemon, &["endpoint", "add", "http://127.0.0.1:9/hub", "--format", "hub", "--signing", "hub", "--json"]))
-            .expect("JSON");
+    let hub: Value = serde_json::from_str(&output(
+        &daemon,
+        &["endpoint", "add", "http://127.0.0.1:9/hub", "--format", "hub", "--signing", "hub", "--json"],
+    ))
+    .expect("JSON");
     assert_eq!(hub["secret"].as_str().map(str::len), Some(64), "{hub}");
 
     let list = output(&daemon, &["endpoint", "list"]);
@@ -369,7 +388,9 @@ fn the_demo_runs_for_the_seconds_it_is_given_and_prints_plain_lines() {
 fn ctrl_c_ends_the_demo_soon_and_with_a_true_summary() {
     let demo = Running::start(command(&["demo", "--rate", "200/s"]));
     // The second picture: by then much waits, and something hangs.
-    eventually("a picture of the demo", WITHIN, || (demo.lines().iter().filter(|line| line.starts_with("ENDPOINT")).count() >= 2).then_some(()));
+    eventually("a picture of the demo", WITHIN, || {
+        (demo.lines().iter().filter(|line| line.starts_with("ENDPOINT")).count() >= 2).then_some(())
+    });
     let (lines, _, took) = demo.interrupt();
     assert!(took < DEMO_ENDS_WITHIN, "{took:?}: {lines:#?}");
     judge_summary(&lines);

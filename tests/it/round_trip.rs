@@ -32,7 +32,11 @@ async fn every_endpoint_gets_what_it_asked_for_once_and_signed(backend: Backend)
         .as_str()
         .expect("the secret is shown at creation")
         .to_owned();
-    daemon.add_endpoint(json!({ "id": "ce", "url": receiver.url("/ce"), "types": ["lead.created"], "format": "cloudevents", "signing": "none" })).await;
+    daemon
+        .add_endpoint(
+            json!({ "id": "ce", "url": receiver.url("/ce"), "types": ["lead.created"], "format": "cloudevents", "signing": "none" }),
+        )
+        .await;
     daemon.add_endpoint(json!({ "id": "other", "url": receiver.url("/other"), "tenant": "another" })).await;
 
     let mut events = Vec::new();
