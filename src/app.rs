@@ -241,12 +241,15 @@ impl App {
             Destinations { retry: policy.tiers().iter().map(|tier| (*tier, topics.retry(*tier))).collect(), dead: topics.dead().clone() };
         let settler =
             Settler::new(Arc::clone(&log), destinations, policy, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
+        let memory = usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX);
+        // What is moved is copied: an eighth of the memory beside what is queued.
+        let settler = settler.with_room(memory / 8);
         let shard_count = config.scheduler.shard_count();
         let (journal, journal_writer) =
             Journal::new(Arc::clone(&log), topics.attempts().clone(), config.journal.clone(), shard_count, Arc::clone(&metrics));
         let ingest =
             Ingest::new(Arc::clone(&log), topics.ingest().clone(), config.ingest.clone(), Arc::clone(&clock), Arc::clone(&metrics));
-        let budget = Budget::new(usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX));
+        let budget = Budget::new(memory);
         metrics.queued_bytes_limit.set(budget.limit() as f64);
         let stages = Arc::new(Stages {
             log: Arc::clone(&log),

@@ -1,17 +1,17 @@
 //! Reading requests: bodies with a bound and a deadline, and errors that name the field.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, Uri, header, request::Parts},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::{Context, error::Problem};
-use crate::model::Timestamp;
+use crate::model::{Budget, Permit, Timestamp};
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -22,18 +22,39 @@ pub const BODY_LIMIT: usize = 1024 * 1024;
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
 
-/// The whole body, if it has at most `limit` bytes.
-pub async fn read_body(request: Request, limit: usize, key: &str) -> Result<Bytes, Problem> {
+/// A body, counted for as long as this is kept.
+pub struct Body {
+    pub bytes: Bytes,
+    _permits: Vec<Permit>,
+}
+
+/// The whole body, if it has at most `limit` bytes, and all bodies together no more than `bodies` has.
+pub async fn read_body(request: Request, limit: usize, key: &str, bodies: &Arc<Budget>) -> Result<Body, Problem> {
     let too_large = || Problem::too_large(".", format!("has more than the {limit} bytes that are allowed{key}"));
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let read = Limited::new(request.into_body(), limit).collect();
+    let mut arriving = Limited::new(request.into_body(), limit);
+    let read = async {
+        let (mut bytes, mut permits) = (BytesMut::new(), Vec::new());
+        while let Some(frame) = arriving.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => too_large(),
+                false => Problem::malformed(".", format!("did not arrive whole: {error}")),
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bodies.free() < data.len() {
+                let detail = "more bodies are being read than there is memory for (`ingest.memory`): try again later";
+                return Err(Problem::unavailable(detail));
+            }
+            permits.push(bodies.take(data.len()));
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Body { bytes: bytes.freeze(), _permits: permits })
+    };
     match tokio::time::timeout(BODY_DEADLINE, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::malformed(".", format!("did not arrive whole: {error}"))),
+        Ok(read) => read,
         Err(_) => {
             let detail = format!("the body did not arrive within {} s", BODY_DEADLINE.as_secs());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
@@ -47,9 +68,9 @@ pub struct Document<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Context> for Document<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &Context) -> Result<Document<T>, Problem> {
-        let body = read_body(request, BODY_LIMIT, "").await?;
-        parse(if body.is_empty() { b"{}" } else { &body }).map(Document)
+    async fn from_request(request: Request, context: &Context) -> Result<Document<T>, Problem> {
+        let body = read_body(request, BODY_LIMIT, "", &context.bodies).await?;
+        parse(if body.bytes.is_empty() { b"{}" } else { &body.bytes }).map(Document)
     }
 }
 

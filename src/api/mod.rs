@@ -32,7 +32,7 @@ use crate::{
     delivery::address,
     health::Health,
     log::{Log, LogError, topics::Topics},
-    model::{Clock, Position, Secret},
+    model::{Budget, Clock, Position, Secret},
     registry::Registry,
     settle::{dead_letter::DeadLetters, journal::Journal},
     sources::{ingest::Ingest, replay::Replays},
@@ -98,6 +98,8 @@ pub struct State {
 pub struct Shared {
     state: State,
     jobs: Arc<Jobs>,
+    /// Bytes of bodies that are being read or worked on: `ingest.memory`.
+    bodies: Arc<Budget>,
     rates: Rates,
 }
 
@@ -113,7 +115,8 @@ type Context = Arc<Shared>;
 
 /// All routes. Serve it on the control plane's own runtime.
 pub fn router(state: State) -> Router {
-    let context: Context = Arc::new(Shared { state, jobs: Arc::default(), rates: Rates::default() });
+    let bodies = Budget::new(state.ingest.memory_limit());
+    let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
     let (router, document) = openapi::describe(native::routes()).split_for_parts();
     let document = Arc::<str>::from(document.to_json().expect("a plain document is always JSON"));
     router

@@ -55,9 +55,10 @@ async fn record(stages: Arc<Stages>, mut transitions: mpsc::Receiver<Transition>
         for transition in batch.drain(..) {
             endpoints.entry(transition.endpoint.clone()).or_default().push(transition);
         }
-        let each = async |transitions: Vec<Transition>| {
+        let stages = &stages;
+        let each = |transitions: Vec<Transition>| async move {
             for transition in transitions {
-                caused(&stages, transition).await;
+                caused(stages, transition).await;
             }
         };
         futures_util::stream::iter(endpoints.into_values()).for_each_concurrent(AT_ONCE, each).await;

@@ -209,9 +209,7 @@ mod tests {
     #[test]
     fn the_sources_probe_while_it_is_our_fault() {
         let (fault, now) = (OwnFault::default(), Instant::now());
-        for n in 0..LEAST {
-            fault.observe(now, &endpoint(n), true, &REFUSED);
-        }
+        (0..LEAST).for_each(|n| assert_eq!(fault.observe(now, &endpoint(n), true, &REFUSED), n + 1 == LEAST));
         let stopped = (0..2_000).filter(|ms| fault.stops_sources(now + Duration::from_millis(*ms))).count();
         assert!((1_900..2_000).contains(&stopped), "{stopped}");
     }

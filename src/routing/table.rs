@@ -107,6 +107,10 @@ impl RouteTable {
 
     /// Applies the changes in their order and publishes the result once: hand over what belongs together in one call.
     pub fn apply(&self, changes: impl IntoIterator<Item = RouteChange>) {
+        let mut changes = changes.into_iter().peekable();
+        if changes.peek().is_none() {
+            return;
+        }
         let mut draft = self.draft.lock().expect("nothing panics while it holds this lock");
         for change in changes {
             match change {

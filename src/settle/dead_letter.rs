@@ -150,6 +150,17 @@ impl DeadLetters {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// Waits for that; false if it took longer.
+    pub async fn until_ready(&self, limit: Duration) -> bool {
+        const LOOK: Duration = Duration::from_millis(20);
+        let wait = async {
+            while !self.is_ready() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(limit, wait).await.is_ok()
+    }
+
     /// Stops following. Blocks until the thread has ended: a poll at most.
     pub fn stop(&self) {
         *self.stopping.lock().expect("nothing panics while it holds this lock") = true;

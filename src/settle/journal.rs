@@ -11,14 +11,14 @@
 //! an [`Entry`].
 
 use std::{
-    collections::{HashMap, VecDeque},
-    io::Write,
+    collections::{HashMap, HashSet, VecDeque},
+    io::{BufRead, BufReader, Read, Write},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
+use bytes::{Buf, Bytes};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc},
@@ -27,8 +27,8 @@ use tokio::{
 
 use super::retry::describe;
 use crate::{
-    log::{Append, Log},
-    model::{Attempt, Delivery, Endpoint, Event, Outcome, Purpose, Text, Timestamp},
+    log::{Append, From, Log, Record},
+    model::{Attempt, Delivery, Endpoint, Event, Outcome, Purpose, Text, Timestamp, TopicPartition},
     telemetry::Metrics,
 };
 
@@ -145,6 +145,43 @@ impl Filter {
             && self.since.is_none_or(|since| entry.at >= since)
             && self.until.is_none_or(|until| entry.at < until)
     }
+}
+
+/// The ids of the events that the endpoint got, by what was journalled from `since` to `until`. Blocking; it holds one id for each.
+pub fn delivered(
+    log: &dyn Log,
+    topic: &Arc<str>,
+    endpoint: &str,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<HashSet<Text>, crate::log::LogError> {
+    const WAIT: Duration = Duration::from_millis(500);
+    const BATCH: usize = 64;
+    let mut ids = HashSet::new();
+    for partition in log.partitions(topic)? {
+        let mut reader = log.reader(TopicPartition { topic: Arc::clone(topic), partition }, From::Time(since))?;
+        let end = reader.end()?;
+        'partition: while reader.next() < end {
+            for record in reader.poll(WAIT, BATCH)? {
+                if record.appended_ms > until.as_millisecond() {
+                    break 'partition;
+                }
+                let got = |entry: &Entry| *entry.endpoint == *endpoint && *entry.outcome == *Outcome::Delivered.class();
+                // A text of its own: that of the entry may be a slice of the whole batch.
+                ids.extend(entries(&record).filter(got).map(|entry| Text::from(&*entry.event)));
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// The attempts of a record; what cannot be read ends them.
+fn entries(record: &Record) -> impl Iterator<Item = Entry> {
+    /// Bytes of a batch, unpacked; ours are far below.
+    const LIMIT: u64 = 64 << 20;
+    let value = record.value.clone().unwrap_or_default();
+    let lines = BufReader::new(GzDecoder::new(value.reader()).take(LIMIT)).lines();
+    lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok())
 }
 
 /// What the hot path hands over: reference counts and numbers.

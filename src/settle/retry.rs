@@ -4,13 +4,15 @@
 //! most, for as long as the lease of the partition lives; when it has ended, the delivery is let go unsettled. What the log finds too large becomes
 //! a dead letter that refers to the position of the event.
 //!
-//! There is no queue in here: whoever settles waits. So the number of appends under way is bounded by that of the deliveries in flight, and a
-//! log that does not take appends stops the sources by itself. Both logs put appends that come together into one durable write.
+//! There is no queue in here: whoever settles waits, holding its delivery, so a log that does not take appends stops the sources by itself. A
+//! record holds a copy of its event, and an event to a thousand endpoints that fail becomes a thousand copies: no more of them are made at
+//! once than there is room for ([`Settler::with_room`]). Both logs put appends that come together into one durable write.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ::metrics::Counter;
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::policy::{Policy, uses_up_an_attempt};
 use crate::{
@@ -29,6 +31,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How much of an answer's body is put into the detail of a dead letter, bytes.
 const ANSWER_EXCERPT: usize = 200;
 
+/// Bytes of events that are copied into records and not durable yet, if nobody says otherwise.
+const ROOM: usize = 32 << 20;
+
+/// Deliveries are spilled in appends of so many bytes at most, and one more.
+const SPILLED_AT_ONCE: usize = 1 << 20;
+
 /// The topics that deliveries are moved to.
 #[derive(Debug, Clone)]
 pub struct Destinations {
@@ -43,6 +51,10 @@ pub struct Settler {
     policy: Policy,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// What may still be copied into records, KiB.
+    room: Semaphore,
+    /// All of it.
+    rooms: u32,
     /// `posthaste_deliveries_total{result="delivered"}`, so that nothing is looked up where most deliveries end.
     delivered: Counter,
 }
@@ -88,9 +100,22 @@ impl Settler {
             Some(tier) => Err(format!("the retry tier {} has no topic", humantime::format_duration(*tier))),
             None => {
                 let delivered = metrics.deliveries_total.with("delivered").clone();
-                Ok(Settler { log, destinations, policy, clock, metrics, delivered })
+                let settler = Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered };
+                Ok(settler.with_room(ROOM))
             }
         }
+    }
+
+    /// Bounds the bytes of events that are copied into records and not durable yet.
+    pub fn with_room(self, bytes: usize) -> Settler {
+        let rooms = u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4).clamp(1, u32::MAX >> 4);
+        Settler { room: Semaphore::new(rooms as usize), rooms, ..self }
+    }
+
+    /// Waits for room for so many bytes; more than there is in all takes all of it.
+    async fn room(&self, bytes: usize) -> SemaphorePermit<'_> {
+        let rooms = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1).min(self.rooms);
+        self.room.acquire_many(rooms).await.expect("nobody closes it")
     }
 
     pub fn policy(&self) -> &Policy {
@@ -121,6 +146,7 @@ impl Settler {
         match settlement {
             Settlement::Acknowledge => self.acknowledge(&delivery, ack),
             Settlement::Retry { .. } | Settlement::DeadLetter(_) => {
+                let _room = self.room(delivery.event.weight()).await;
                 let owed = self.owe(settlement, delivery, ack, Becomes::Retry, detail);
                 self.append(vec![owed]).await;
             }
@@ -132,8 +158,21 @@ impl Settler {
         self.spill_all(vec![Spill { delivery, wait, ack, reason }]).await;
     }
 
-    /// Moves many deliveries out of memory in one append.
+    /// Moves many deliveries out of memory in few appends.
     pub async fn spill_all(&self, spills: Vec<Spill>) {
+        let mut spills = spills.into_iter().peekable();
+        while spills.peek().is_some() {
+            let (mut part, mut bytes) = (Vec::new(), 0);
+            while let Some(spill) = spills.next_if(|_| bytes < SPILLED_AT_ONCE) {
+                bytes += spill.delivery.event.weight();
+                part.push(spill);
+            }
+            let _room = self.room(bytes).await;
+            self.spill_part(part).await;
+        }
+    }
+
+    async fn spill_part(&self, spills: Vec<Spill>) {
         let now = self.clock.now();
         let owed = spills.into_iter().map(|Spill { mut delivery, wait, ack, reason }| {
             let settlement = self.policy.spill(wait, &delivery, now);
@@ -150,6 +189,7 @@ impl Settler {
 
     /// Keeps a record that never became a delivery.
     pub async fn dead_letter_record(&self, record: &Record, reason: DeadReason, detail: &str, ack: Ack) {
+        let _room = self.room(record.value.as_ref().map_or(0, Bytes::len)).await;
         let append = encode_dead_record(record, reason, detail, self.clock.now()).to(self.destinations.dead.clone());
         let origin = record.position.clone();
         self.append(vec![Owed { append, ack, origin, purpose: None, becomes: Becomes::Dead(reason) }]).await;
@@ -395,6 +435,32 @@ mod tests {
         assert_eq!(tries.load(Ordering::Relaxed), 8);
         assert_eq!(settled(&lease), (vec![5], vec![]));
         assert!(counted(&bench.metrics, "posthaste_append_errors_total 7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_events_are_copied_than_there_is_room_for_while_the_log_is_away() {
+        let bench = bench();
+        let settler = bench.settler.with_room(10 << 10);
+        let away = Arc::new(AtomicU32::new(0));
+        let (count, tried) = (away.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let seen = tried.clone();
+        bench.log.fail(move |append| {
+            let mut seen = seen.lock().expect("no panic");
+            let key = append.value.clone().map(|value| value.as_ptr() as usize);
+            if !seen.contains(&key) {
+                seen.push(key);
+            }
+            (count.fetch_add(1, Ordering::Relaxed) < 1_000).then(|| LogError::Unavailable("away".into()))
+        });
+        let (acks, leases): (Vec<_>, Vec<_>) = (0..50).map(ack).unzip();
+        let each = acks.into_iter().map(|ack| settler.dead_letter(delivery(now()), DeadReason::EndpointInactive, "", ack));
+        let all = futures_util::future::join_all(each);
+        tokio::pin!(all);
+        assert!(tokio::time::timeout(Duration::from_secs(20), all.as_mut()).await.is_err());
+        assert!(tried.lock().expect("no panic").len() <= 10, "{}", tried.lock().expect("no panic").len());
+        away.store(1_000, Ordering::Relaxed);
+        all.await;
+        assert_eq!(leases.iter().map(|lease| settled(lease).0.len()).sum::<usize>(), 50);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ pub struct Config {
     pub event: ByteSize,
     /// Events in one request.
     pub events: usize,
-    /// Bytes that wait for the log over all requests; more is answered 503 at once.
+    /// Bytes that wait for the log over all requests, and as many of bodies that are being read; more is answered 503 at once.
     pub memory: ByteSize,
 }
 
@@ -102,6 +102,11 @@ impl Ingest {
     /// Largest body, bytes.
     pub fn body_limit(&self) -> usize {
         usize::try_from(self.config.body.0).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that may wait over all requests.
+    pub fn memory_limit(&self) -> usize {
+        self.waiting.limit()
     }
 
     /// Reads a body: one event, an array of them, or events one after the other (newline-delimited JSON). All or nothing.

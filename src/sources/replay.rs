@@ -8,7 +8,7 @@
 //! A replay lives in memory: a restart ends it. What it had appended stays, the rest is asked for again; receivers de-duplicate by the event's id.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use crate::{
         Append, From, Log, LogError, Reader, Record,
         record::{decode_event, encode_delivery, is_delivery, is_tombstone},
     },
-    model::{Clock, Delivery, Event, Position, Purpose, Rate, Text, Timestamp, TopicPartition},
+    model::{Clock, Delivery, Event, Position, Purpose, Rate, Text, Timestamp, TopicPartition, time::timestamp_from_ms},
 };
 
 /// `[replay]`.
@@ -61,6 +61,9 @@ impl Default for Config {
 /// Whether the endpoint wants the event that lies at this position: its filter, and nothing that reaches it on another way.
 pub type Wants = Box<dyn FnMut(&Event, &Position) -> bool + Send>;
 
+/// The ids of the events that the endpoint got already, of those that the log took at this time or later.
+pub type Got = Box<dyn FnMut(Timestamp) -> Result<HashSet<Text>, LogError> + Send>;
+
 /// What is to be sent again, and to whom.
 pub struct Request {
     pub endpoint: Text,
@@ -70,6 +73,15 @@ pub struct Request {
     pub tenant: Text,
     pub span: Span,
     pub wants: Wants,
+    /// None: what it got is sent again.
+    pub missed: Option<Missed>,
+}
+
+/// How to tell what the endpoint missed from what it got, where it was served before the span and is served again now.
+pub struct Missed {
+    /// Whether the group has settled everything below these positions. What was read when the endpoint was served again may be on its way.
+    pub is_settled: Box<dyn FnMut(&[Position]) -> bool + Send>,
+    pub got: Got,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +91,9 @@ pub enum Span {
     /// From these offsets on.
     Positions(Vec<Position>),
 }
+
+/// How long an instance may need to learn that an endpoint is served again.
+const APPLIED: Duration = Duration::from_secs(1);
 
 /// How far a replay is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +183,8 @@ impl Replays {
             rate: self.config.rate.per_second(),
             clock: Arc::clone(&self.clock),
             request,
+            got: HashSet::new(),
+            got_since: i64::MAX,
             progress: Arc::clone(&shared),
             cancelled,
         };
@@ -219,6 +236,9 @@ struct Run {
     rate: f64,
     clock: Arc<dyn Clock>,
     request: Request,
+    /// What [`Missed::got`] told, and since when, milliseconds.
+    got: HashSet<Text>,
+    got_since: i64,
     progress: Arc<Mutex<Progress>>,
     cancelled: mpsc::Receiver<()>,
 }
@@ -237,11 +257,16 @@ impl std::convert::From<LogError> for Stop {
 
 /// A partition to be read up to an offset.
 struct Part {
+    partition: TopicPartition,
     reader: Box<dyn Reader>,
     end: i64,
 }
 
 impl Part {
+    fn end(&self) -> Position {
+        Position { topic: Arc::clone(&self.partition.topic), partition: self.partition.partition, offset: self.end }
+    }
+
     fn remaining(&self) -> u64 {
         (self.end - self.reader.next()).max(0).unsigned_abs()
     }
@@ -260,13 +285,21 @@ impl Run {
     }
 
     fn replay(&mut self) -> Result<(), Stop> {
+        if self.request.missed.is_some() {
+            // Instances that are a moment behind the registry let events pass until then.
+            self.pause(APPLIED)?;
+        }
         let mut parts = self.parts()?;
+        self.wait_until_settled(&parts)?;
         self.note(|progress| progress.remaining = parts.iter().map(Part::remaining).sum());
         for index in 0..parts.len() {
             while parts[index].remaining() > 0 {
                 let part = &mut parts[index];
                 let records = self.read(part)?;
                 let read = records.len() as u64;
+                if let Some(first) = records.first() {
+                    self.learn_what_it_got(first.appended_ms);
+                }
                 let appends: Vec<Append> = records.iter().filter_map(|record| self.delivery(record)).collect();
                 self.append(appends)?;
                 let remaining = parts.iter().map(Part::remaining).sum();
@@ -277,6 +310,22 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Until what was on its way when the endpoint was served again has arrived, and is journalled. Not for ever: better twice than never.
+    fn wait_until_settled(&mut self, parts: &[Part]) -> Result<(), Stop> {
+        const LIMIT: Duration = Duration::from_secs(60);
+        const LOOK: Duration = Duration::from_millis(200);
+        const JOURNALLED: Duration = Duration::from_millis(500);
+        let ends: Vec<Position> = parts.iter().map(Part::end).collect();
+        let begin = Instant::now();
+        while let Some(missed) = self.request.missed.as_mut()
+            && !(missed.is_settled)(&ends)
+            && begin.elapsed() < LIMIT
+        {
+            self.pause(LOOK)?;
+        }
+        if self.request.missed.is_some() { self.pause(JOURNALLED) } else { Ok(()) }
     }
 
     fn parts(&self) -> Result<Vec<Part>, Stop> {
@@ -295,9 +344,9 @@ impl Run {
             }
         }
         let open = |(partition, from)| {
-            let mut reader = self.log.reader(partition, from)?;
+            let mut reader = self.log.reader(TopicPartition::clone(&partition), from)?;
             let end = reader.end()?;
-            Ok(Part { reader, end })
+            Ok(Part { partition, reader, end })
         };
         starts.into_iter().map(open).collect()
     }
@@ -321,6 +370,18 @@ impl Run {
         }
     }
 
+    /// Asks once for each partition that begins earlier than those before it.
+    fn learn_what_it_got(&mut self, since_ms: i64) {
+        let Some(missed) = self.request.missed.as_mut().filter(|_| since_ms < self.got_since) else { return };
+        match (missed.got)(timestamp_from_ms(since_ms)) {
+            Ok(got) => (self.got, self.got_since) = (got, since_ms),
+            // Better twice than not at all.
+            Err(error) => {
+                tracing::warn!(%error, endpoint = %self.request.endpoint, "what it got already is not known: it may get some of it again")
+            }
+        }
+    }
+
     fn delivery(&mut self, record: &Record) -> Option<Append> {
         if is_tombstone(record) || is_delivery(record) {
             return None;
@@ -331,7 +392,7 @@ impl Run {
             return None;
         }
         let event = decode_event(record).ok()?;
-        if !(self.request.wants)(&event, &record.position) {
+        if self.got.contains(&event.id) || !(self.request.wants)(&event, &record.position) {
             return None;
         }
         let delivery = Delivery {

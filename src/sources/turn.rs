@@ -335,7 +335,11 @@ impl Source {
             owned.lease.end();
         }
         self.collect();
-        self.commit(Some(&revoking.partitions), CommitMode::Sync)?;
+        if !self.commit(Some(&revoking.partitions), CommitMode::Sync)? && now < revoking.deadline && !is_over {
+            // Without it the new owner would send again what was answered since the last one.
+            self.revoking = Some(revoking);
+            return Ok(IDLE / 2);
+        }
         self.partitions.end(&revoking.partitions);
         let result = self.consumer.release();
         self.heed(result)?;

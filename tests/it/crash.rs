@@ -57,7 +57,7 @@ async fn stopped_in_the_middle_repeats_nothing(backend: Backend) {
     let receiver = Receiver::start(|_| Answer::After(Duration::from_millis(5))).await;
     let site = Site::new(backend);
     let daemon = site.start().await;
-    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "concurrency": 16 })).await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"], "concurrency": 16 })).await;
     let events: Vec<_> = (0..EVENTS).map(|n| event(n, "c", "t")).collect();
     daemon.send(&events).await;
     receiver.wait_for(EVENTS / 10, Duration::from_secs(60)).await;
@@ -74,7 +74,7 @@ async fn a_stop_hands_back_what_hangs_within_the_drain_deadline(backend: Backend
     let receiver = Receiver::start(|_| Answer::Hang).await;
     let site = Site::new(backend);
     let mut daemon = site.start().await;
-    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
     daemon.send(&(0..20).map(|n| event(n, "c", "t")).collect::<Vec<_>>()).await;
     receiver.wait_for(1, Duration::from_secs(20)).await;
     let begun = Instant::now();

@@ -105,6 +105,8 @@ async fn deliveries_go_on_while_redis_is_away_at_start_and_later() {
 async fn instances_come_and_go_while_events_flow_and_nothing_is_lost_or_sent_again() {
     const EVENTS: usize = 20_000;
     const ENDPOINTS: usize = 8;
+    // Enough keys that every partition has some.
+    const CHANNELS: usize = 80;
     // One that takes its time, so that deliveries wait and are in flight whenever a partition moves.
     let receiver =
         Receiver::start(|request| if request.path == "/all" { Answer::After(Duration::from_millis(10)) } else { Answer::Status(200) })
@@ -112,16 +114,16 @@ async fn instances_come_and_go_while_events_flow_and_nothing_is_lost_or_sent_aga
     let site = Site::new(Backend::Cluster);
     let (first, second) = (site.start().await, site.start().await);
     for n in 0..ENDPOINTS {
-        let channel = format!("c{n}");
-        second.add_endpoint(json!({ "id": format!("own-{n}"), "url": receiver.url(&format!("/own-{n}")), "channels": [channel] })).await;
+        let channels: Vec<_> = (n..CHANNELS).step_by(ENDPOINTS).map(|channel| format!("c{channel}")).collect();
+        second.add_endpoint(json!({ "id": format!("own-{n}"), "url": receiver.url(&format!("/own-{n}")), "channels": channels })).await;
     }
     // A fan-out, so that one of two deliveries of a record is done while the other one waits.
-    second.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "concurrency": 8 })).await;
+    second.add_endpoint(json!({ "id": "all", "url": receiver.url("/all"), "types": ["t"], "concurrency": 8 })).await;
     for daemon in [&first, &second] {
         daemon.until_metric("posthaste_endpoints{state=\"active\"", WITHIN, |count| count == (ENDPOINTS + 1) as f64).await;
     }
 
-    let events: Vec<_> = (0..EVENTS).map(|n| event(n, &format!("c{}", n % ENDPOINTS), "t")).collect();
+    let events: Vec<_> = (0..EVENTS).map(|n| event(n, &format!("c{}", n % CHANNELS), "t")).collect();
     let (now, later) = events.split_at(EVENTS / 2);
     first.send(now).await;
     receiver.wait_for(EVENTS / 10, WITHIN).await;

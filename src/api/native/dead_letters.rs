@@ -1,6 +1,6 @@
 //! `/v1/dead-letters`: what could not be delivered, and sending it again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
@@ -225,7 +225,7 @@ impl JobView {
 /// Sends dead letters again, in the background.
 #[utoipa::path(post, path = "/v1/dead-letters/redrive", tag = "dead letters", request_body = Redrive,
     responses((status = 202, description = "Ask for its id to see how far it has come.", body = JobView), (status = 400, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem)))]
+        (status = 404, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub async fn redrive(
     State(context): State<Context>,
     caller: Caller,
@@ -251,6 +251,7 @@ pub async fn redrive(
             })
         }
     };
+    ready(&context).await?;
     let job = start(&context, tenant, work)?;
     Ok((StatusCode::ACCEPTED, Json(JobView::of(&job))))
 }
@@ -262,6 +263,15 @@ pub async fn progress(State(context): State<Context>, caller: Caller, Id(id): Id
     let scope = caller.scope(None)?;
     let job = context.jobs.get(&id).filter(|job| scope.is_none() || job.tenant == scope);
     Ok(Json(JobView::of(&*job.ok_or_else(|| Problem::not_found("redrive", &id))?)))
+}
+
+/// Waits until all that lies in the topic is known: what is not cannot be sent again.
+pub async fn ready(context: &Context) -> Result<(), Problem> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    match context.dead_letters.until_ready(LIMIT).await {
+        true => Ok(()),
+        false => Err(Problem::unavailable("the dead letters are still being read after the start: ask again in a moment")),
+    }
 }
 
 pub enum Work {

@@ -80,8 +80,8 @@ pub async fn post(
     caller.need(Role::Developer)?;
     let named = caller.scope(query.tenant.as_deref())?;
     let scope = Scope { tenant: named.unwrap_or_else(|| Event::DEFAULT_TENANT.into()), only: matches!(caller, Caller::Token(_)) };
-    let body = read_body(request, context.ingest.body_limit(), " (`ingest.body`)").await?;
-    let events = context.ingest.parse(&body, &scope).map_err(|rejection| match rejection {
+    let body = read_body(request, context.ingest.body_limit(), " (`ingest.body`)", &context.bodies).await?;
+    let events = context.ingest.parse(&body.bytes, &scope).map_err(|rejection| match rejection {
         Rejection::Wrong(FieldError { path, message }) => Problem::malformed(path, message),
         Rejection::TooLarge(FieldError { path, message }) => Problem::too_large(path, message),
         Rejection::Forbidden(error) => Problem::forbidden(error.to_string()).with_errors(vec![error]),

@@ -1,6 +1,6 @@
 //! `/v1/replays`: events of the past, once more, for one endpoint.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
@@ -16,12 +16,15 @@ use crate::{
     },
     model::{Endpoint, Event, FieldError, Position, Text, Timestamp, token::Role},
     registry::Entry,
-    settle::dead_letter::Filter,
-    sources::replay::{Progress, Request, Span, State as Replaying, TooMany},
+    settle::{dead_letter::Filter, journal},
+    sources::replay::{Missed, Progress, Request, Span, State as Replaying, TooMany},
 };
 
 /// Letters that are looked at in one go, so that the index is not held for long.
 const LETTERS: usize = 1_000;
+
+/// How far the answers to what was in flight, and the clocks of other instances, can reach beyond a change.
+const SLACK: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -129,7 +132,7 @@ pub async fn create(
         )));
     }
     let span = Span::Time { topics: context.topics.events().to_vec(), since, until };
-    let progress = start(&context, &entry, span, HashSet::new())?;
+    let progress = start(&context, &entry, span, HashSet::new(), None)?;
     Ok((StatusCode::ACCEPTED, Json(ReplayView::of(progress))))
 }
 
@@ -154,14 +157,15 @@ fn known(context: &Context, caller: &Caller, id: &str) -> Result<Progress, Probl
 }
 
 /// What an endpoint missed while it was suspended: its dead letters are redriven, and what passed it by is replayed. The events of the letters are left
-/// out of the replay, so that each is delivered once.
+/// out of the replay, and so are those that the journal has as delivered: the positions lie below what was open when it was suspended.
 pub fn recovery(context: &Context, entry: &Entry) -> Result<(Work, Option<Progress>), Problem> {
     let until = context.clock.now();
     let letters = Filter { endpoint: Some(entry.endpoint.id.clone()), until: Some(until), ..Filter::default() };
     let progress = match entry.suspension() {
         Some(suspension) if !suspension.positions.is_empty() => {
             let redriven = origins(context, &letters)?;
-            Some(start(context, entry, Span::Positions(suspension.positions.clone()), redriven)?)
+            let missed = missed(context, entry, suspension.since);
+            Some(start(context, entry, Span::Positions(suspension.positions.clone()), redriven, Some(missed))?)
         }
         Some(_) | None => None,
     };
@@ -182,7 +186,27 @@ fn origins(context: &Context, letters: &Filter) -> Result<HashSet<Position>, Pro
     }
 }
 
-fn start(context: &Context, entry: &Entry, span: Span, without: HashSet<Position>) -> Result<Progress, Problem> {
+/// What the endpoint got is what was journalled until it was suspended, and since it is served again. In between it got nothing.
+fn missed(context: &Context, entry: &Entry, suspended: Timestamp) -> Missed {
+    let (log, topic, endpoint) = (Arc::clone(&context.log), Arc::clone(context.topics.attempts()), entry.endpoint.id.clone());
+    let until = suspended.checked_add(SLACK).unwrap_or(Timestamp::MAX);
+    let again = context.clock.now().checked_sub(SLACK).unwrap_or(Timestamp::MIN).max(until);
+    let got = move |since: Timestamp| {
+        let mut got = journal::delivered(&*log, &topic, &endpoint, since, until)?;
+        got.extend(journal::delivered(&*log, &topic, &endpoint, again, Timestamp::MAX)?);
+        Ok(got)
+    };
+    let positions = Arc::clone(&context.positions);
+    let is_settled = move |ends: &[Position]| {
+        let Ok(settled) = positions() else { return false };
+        let is_below =
+            |end: &Position| settled.iter().all(|at| (&at.topic, at.partition) != (&end.topic, end.partition) || at.offset >= end.offset);
+        ends.iter().all(is_below)
+    };
+    Missed { is_settled: Box::new(is_settled), got: Box::new(got) }
+}
+
+fn start(context: &Context, entry: &Entry, span: Span, without: HashSet<Position>, missed: Option<Missed>) -> Result<Progress, Problem> {
     let endpoint = Arc::clone(&entry.endpoint);
     let request = Request {
         endpoint: endpoint.id.clone(),
@@ -190,6 +214,7 @@ fn start(context: &Context, entry: &Entry, span: Span, without: HashSet<Position
         tenant: endpoint.tenant.clone(),
         span,
         wants: Box::new(move |event, position| listens(&endpoint, event) && !without.contains(position)),
+        missed,
     };
     context.replays.start(request).map_err(|too_many: TooMany| Problem::too_many(too_many.to_string(), 10))
 }

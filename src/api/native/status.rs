@@ -60,6 +60,9 @@ pub async fn enable(
 ) -> Result<Json<Enabled>, Problem> {
     caller.need(Role::Developer)?;
     let mut entry = visible(&context, &caller, &id)?;
+    if asked.recover {
+        dead_letters::ready(&context).await?;
+    }
     if entry.endpoint.status == Status::Disabled {
         entry = context
             .registry

@@ -15,7 +15,8 @@ fn replay(span: replay::Span, wants: impl FnMut(&Event, &Position) -> bool + Sen
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let clock = Arc::new(ManualClock::at_ms(NOW_MS));
     let replays = replay::Replays::new(log, EVENTS.into(), runtime.handle().clone(), replay::Config::default(), clock);
-    let request = replay::Request { endpoint: "a".into(), registry_offset: 9, tenant: "default".into(), span, wants: Box::new(wants) };
+    let request =
+        replay::Request { endpoint: "a".into(), registry_offset: 9, tenant: "default".into(), span, wants: Box::new(wants), missed: None };
     let id = replays.start(request).expect("it may run").id;
     let deadline = Instant::now() + Duration::from_secs(20);
     let progress = loop {

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -49,7 +50,7 @@ pub const ADMIN_TOKEN: &str = "admin-token-of-the-tests";
 /// A place for daemons that share one log: a data directory, or topics and keys with a prefix of their own.
 pub struct Site {
     pub backend: Backend,
-    pub directory: tempfile::TempDir,
+    pub directory: Arc<tempfile::TempDir>,
     pub prefix: String,
     /// Appended to the configuration as it is.
     pub extra: String,
@@ -57,7 +58,7 @@ pub struct Site {
 
 impl Site {
     pub fn new(backend: Backend) -> Site {
-        Site { backend, directory: tempfile::tempdir().expect("a directory"), prefix: unique("it"), extra: String::new() }
+        Site { backend, directory: Arc::new(tempfile::tempdir().expect("a directory")), prefix: unique("it"), extra: String::new() }
     }
 
     /// With more configuration: whole TOML sections that [`Site::config`] does not have, or `[[endpoint]]` tables.
@@ -122,7 +123,7 @@ impl Site {
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
             .expect("the daemon starts");
-        Daemon { child, api: String::new(), admin: String::new(), config, log, ended: None }
+        Daemon { child, api: String::new(), admin: String::new(), config, log, ended: None, _directory: Arc::clone(&self.directory) }
     }
 }
 
@@ -136,6 +137,8 @@ pub struct Daemon {
     pub config: PathBuf,
     pub log: PathBuf,
     ended: Option<ExitStatus>,
+    /// A daemon may outlive its site, and its data must not go before it.
+    _directory: Arc<tempfile::TempDir>,
 }
 
 impl Daemon {
