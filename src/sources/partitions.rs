@@ -314,9 +314,9 @@ impl Partitions {
 
     /// Whether the closing partitions of which this holds have come to rest.
     pub fn are_at_rest(&self, of: impl Fn(&TopicPartition) -> bool) -> bool {
-        let resting = self.list.iter().filter(|owned| of(&owned.lease.partition)).map(|owned| owned.is_at_rest(&self.registry_id));
         // All are looked at, so that all leave at once.
-        resting.fold(true, |all, rests| all && rests)
+        let closing = self.list.iter().filter(|owned| of(&owned.lease.partition));
+        closing.filter(|owned| !owned.is_at_rest(&self.registry_id)).count() == 0
     }
 
     pub fn outstanding(&self) -> u64 {
