@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use axum::{body::Body, http::header};
 use http_body_util::BodyExt;
@@ -15,7 +18,7 @@ use crate::{
         sqlite::{SqliteLog, SqliteOptions},
         topics::Topics,
     },
-    model::{Observation, SystemClock},
+    model::{Observation, SystemClock, TopicPartition},
     registry::{Key, Options},
     settle::{dead_letter, journal},
     sources::{ingest, replay},
@@ -108,6 +111,7 @@ impl Api {
             Arc::clone(&clock),
         );
         let reader = Arc::clone(&log);
+        let looked = AtomicBool::new(false);
         let state = State {
             registry: Arc::clone(&registry),
             health: health.clone(),
@@ -118,9 +122,15 @@ impl Api {
             replays: Arc::new(replays),
             topics,
             addresses: Arc::default(),
+            // Nobody reads the events here: whoever disables first is at the start, and by the next look everything is settled.
             positions: Arc::new(move || {
-                let partitions = reader.partitions("posthaste.events")?;
-                Ok(partitions.into_iter().map(|partition| Position { topic: "posthaste.events".into(), partition, offset: 0 }).collect())
+                let settled = looked.swap(true, Ordering::Relaxed);
+                let at = |partition| -> Result<Position, LogError> {
+                    let topic = TopicPartition { topic: "posthaste.events".into(), partition };
+                    let offset = if settled { reader.reader(topic.clone(), log::From::Earliest)?.end()? } else { 0 };
+                    Ok(Position { topic: topic.topic, partition, offset })
+                };
+                reader.partitions("posthaste.events")?.into_iter().map(at).collect()
             }),
             admin: AdminToken::new(ADMIN),
             clock,

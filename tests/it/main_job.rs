@@ -17,7 +17,7 @@ use crate::support::{
     verify,
 };
 
-const EVENTS: usize = 4_000;
+const EVENTS: usize = 2_000;
 const CHANNELS: usize = 20;
 const ENDPOINTS: usize = 50;
 
