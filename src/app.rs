@@ -21,6 +21,7 @@
 pub mod admin;
 mod descriptors;
 mod health;
+mod server;
 mod shard;
 mod tell;
 mod wiring;
@@ -187,6 +188,7 @@ pub struct App {
     api_stop: CancellationToken,
     api_server: JoinHandle<()>,
     journal_writer: JoinHandle<()>,
+    health_follower: JoinHandle<()>,
 }
 
 impl App {
@@ -318,7 +320,7 @@ impl App {
         )
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
-        tokio::spawn(health::run(Arc::clone(&stages), told));
+        let health_follower = tokio::spawn(health::run(Arc::clone(&stages), told));
         tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
         let (failed, failures) = mpsc::channel(4);
@@ -349,15 +351,7 @@ impl App {
         });
         let api = listener.local_addr()?;
         let api_stop = CancellationToken::new();
-        let api_server = tokio::spawn({
-            let stop = api_stop.clone();
-            async move {
-                let server = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-                if let Err(error) = server.await {
-                    tracing::error!(%error, "management API ended");
-                }
-            }
-        });
+        let api_server = tokio::spawn(server::serve(listener, router, api_stop.clone()));
         let _ = gauges.set(wiring::gauges(&stages, &registry, &readiness));
         readiness.clear("starting");
         Ok(App {
@@ -374,6 +368,7 @@ impl App {
             api_stop,
             api_server,
             journal_writer,
+            health_follower,
         })
     }
 
@@ -413,6 +408,9 @@ impl App {
                 _ = look.tick() => {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
+                    }
+                    if self.health_follower.is_finished() || self.stages.registry().is_some_and(|registry| !registry.is_followed()) {
+                        return "what follows health or the registry has ended; this is a bug, and the log above says where".to_owned();
                     }
                     // One that failed has said so before it ended.
                     if self.failures.is_empty() && self.sources.iter().any(|source| !source.is_running()) {

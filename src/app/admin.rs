@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
+
+use super::server;
 use crate::{
     config::admin::Config,
     telemetry::{Metrics, process},
@@ -77,7 +80,9 @@ async fn serve(listener: std::net::TcpListener, admin: Admin) {
     };
     let served = async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        axum::serve(listener, router).await
+        // For as long as the process lives.
+        server::serve(listener, router, CancellationToken::new()).await;
+        std::io::Result::Ok(())
     };
     tokio::select! {
         outcome = served => {

@@ -62,7 +62,7 @@ pub struct Add {
     types: Vec<String>,
     #[arg(long, value_enum, ignore_case = true)]
     direction: Option<Direction>,
-    /// The shape of the body: standard, cloudevents or hub.
+    /// The shape of the body: standard, cloudevents, hub, z_api, chatwoot, zenvia, zenvia_v1 or conversion.
     #[arg(long)]
     format: Option<String>,
     /// standard, hub or none.

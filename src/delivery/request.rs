@@ -85,7 +85,7 @@ impl Prepared {
     /// The message of an attempt at `time` (seconds since the epoch), or what it cannot be built for.
     pub fn message(&self, delivery: &Delivery, time: i64) -> Result<Message, String> {
         let event = &*delivery.event;
-        let mut body = payload::body(self.endpoint.format, event);
+        let mut body = payload::body(self.endpoint.format, event, &self.endpoint.id);
         let mut headers = self.headers.clone();
 
         let time = HeaderValue::from(time);

@@ -161,7 +161,11 @@ impl Ack {
     /// Whoever begins a request or an append for the delivery asks first. False while the lease is closing: then leave it as it is, until it
     /// has to leave ([`Ack::should_leave`], [`Ack::siblings_done`]) or the lease has ended.
     pub fn take_up(&mut self) -> bool {
+        if self.taken_up {
+            return true;
+        }
         self.take_out();
+        // Looked at behind the count: either whoever closes the lease sees that this was taken up, or we see that it closes.
         if self.record.lease.closing.load(Ordering::SeqCst) {
             self.put_down();
         }

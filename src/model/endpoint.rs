@@ -176,16 +176,40 @@ pub enum Format {
     CloudEvents,
     /// Hub Message DEFAULT (WIRE.md 4.6).
     Hub,
+    /// Hub Message Z_API: the callbacks of Z-API (WIRE.md 3).
+    ZApi,
+    /// Hub Message CHATWOOT (WIRE.md 4.8).
+    Chatwoot,
+    /// Zenvia Customer Cloud, payload version v2 (WIRE.md 1.6 to 1.13).
+    Zenvia,
+    /// Zenvia Customer Cloud, payload version v1 (WIRE.md 1.14).
+    ZenviaV1,
+    /// Zenvia Conversion (WIRE.md 2.1).
+    Conversion,
 }
 
 impl Format {
-    pub const ALL: [(&str, Format); 3] = [("standard", Format::Standard), ("cloudevents", Format::CloudEvents), ("hub", Format::Hub)];
+    pub const ALL: [(&str, Format); 8] = [
+        ("standard", Format::Standard),
+        ("cloudevents", Format::CloudEvents),
+        ("hub", Format::Hub),
+        ("z_api", Format::ZApi),
+        ("chatwoot", Format::Chatwoot),
+        ("zenvia", Format::Zenvia),
+        ("zenvia_v1", Format::ZenviaV1),
+        ("conversion", Format::Conversion),
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Format::Standard => "standard",
             Format::CloudEvents => "cloudevents",
             Format::Hub => "hub",
+            Format::ZApi => "z_api",
+            Format::Chatwoot => "chatwoot",
+            Format::Zenvia => "zenvia",
+            Format::ZenviaV1 => "zenvia_v1",
+            Format::Conversion => "conversion",
         }
     }
 }
@@ -290,6 +314,13 @@ mod tests {
         }
         let long = format!("https://example.com/{}", "a".repeat(EndpointUrl::MAX_BYTES));
         assert_eq!(EndpointUrl::parse(&long), Err(UrlError::TooLong));
+    }
+
+    #[test]
+    fn a_format_has_one_name() {
+        for (name, format) in Format::ALL {
+            assert_eq!((format.as_str(), serde_json::to_value(format).expect("text")), (name, name.into()));
+        }
     }
 
     #[test]

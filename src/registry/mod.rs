@@ -160,12 +160,23 @@ struct Shared {
     /// When the view was last known to be at the end.
     caught_up: Mutex<Option<Instant>>,
     stopped: AtomicBool,
+    /// The follower's thread is over, well or by a panic.
+    ended: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl Shared {
     fn behind_for(&self) -> Duration {
         self.caught_up.lock().expect("nothing panics while it holds the time").map_or(Duration::MAX, |at| at.elapsed())
+    }
+}
+
+/// Says that the follower's thread is over, also when it unwinds.
+struct Followed(Arc<Shared>);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
     }
 }
 
@@ -199,6 +210,7 @@ impl Registry {
             declaration: Mutex::new(None),
             caught_up: Mutex::new(None),
             stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             metrics,
         });
         let registry = Registry {
@@ -212,6 +224,7 @@ impl Registry {
         std::thread::Builder::new()
             .name("registry".into())
             .spawn(move || {
+                let _followed = Followed(Arc::clone(&shared));
                 let partition = TopicPartition { topic, partition: PARTITION };
                 match log.reader(partition, ReadFrom::Earliest) {
                     Ok(reader) => Follower { shared, reader, on_change, states: States::default() }.run(loaded),
@@ -225,6 +238,11 @@ impl Registry {
         let endpoints = registry.view().len();
         tracing::info!(id = %registry.id(), records, endpoints, elapsed = ?started.elapsed(), "the registry is read");
         Ok(Arc::new(registry))
+    }
+
+    /// Whether the thread that applies the topic still runs.
+    pub fn is_followed(&self) -> bool {
+        !self.shared.ended.load(Ordering::Acquire)
     }
 
     /// Makes sure that the topic has an id and is sealed with our key; makes the id of a new topic.

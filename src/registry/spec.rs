@@ -51,7 +51,7 @@ pub struct EndpointSpec {
     /// `IN`, `OUT` or `INTERNAL`; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// `standard` (the default), `cloudevents` or `hub`.
+    /// `standard` (the default), `cloudevents`, `hub`, `z_api`, `chatwoot`, `zenvia`, `zenvia_v1` or `conversion`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// `standard` (the default), `hub` or `none`.

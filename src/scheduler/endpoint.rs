@@ -32,8 +32,8 @@ pub struct State {
     answered_at: Option<Instant>,
     /// Seconds that a request holds its connection, smoothed.
     held: f32,
-    /// Deliveries that were spilled and did not come back yet.
-    away: u32,
+    /// When what was spilled is done with, at its pace. A time, not a number: what was spilled here may come back to another instance.
+    away_until: Option<Instant>,
 }
 
 impl State {
@@ -50,7 +50,7 @@ impl State {
             removed: false,
             answered_at: None,
             held: HELD_UNKNOWN,
-            away: 0,
+            away_until: None,
         }
     }
 
@@ -131,23 +131,24 @@ impl State {
         (free as f64 * share) as usize
     }
 
-    pub fn spilled(&mut self) {
-        self.away = self.away.saturating_add(1);
+    pub fn spilled(&mut self, now: Instant, config: &Config) {
+        let needs = Duration::from_secs_f64(self.pace(now, config).min(Spill::LONGEST.as_secs_f64()));
+        let until = self.away_until.map_or(now, |until| until.max(now)) + needs;
+        self.away_until = Some(until.min(now + Spill::LONGEST));
     }
 
-    /// A delivery came from a retry tier: perhaps one of those that were spilled.
-    pub fn came_back(&mut self) {
-        self.away = self.away.saturating_sub(1);
+    /// Seconds that it needs for one more delivery.
+    fn pace(&self, now: Instant, config: &Config) -> f64 {
+        let at_once = if self.is_proven(now, config) { self.window.size() } else { 1 };
+        let by_time = f64::from(self.held) / f64::from(at_once);
+        self.rate.as_ref().map_or(by_time, |rate| by_time.max(1.0 / rate.per_second()))
     }
 
     /// How long it needs for what waits already, here and in the log.
     pub fn backlog(&self, now: Instant, config: &Config) -> Duration {
-        let waiting = f64::from(self.queue.len()) + f64::from(self.away);
-        let at_once = if self.is_proven(now, config) { self.window.size() } else { 1 };
-        let by_time = waiting * f64::from(self.held) / f64::from(at_once);
-        let by_rate = self.rate.as_ref().map_or(0.0, |rate| waiting / rate.per_second());
-        let seconds = by_time.max(by_rate).min(Spill::LONGEST.as_secs_f64());
-        Duration::from_secs_f64(seconds).max(Spill::SHORTEST)
+        let away = self.away_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).as_secs_f64();
+        let seconds = away + f64::from(self.queue.len()) * self.pace(now, config);
+        Duration::from_secs_f64(seconds.min(Spill::LONGEST.as_secs_f64())).max(Spill::SHORTEST)
     }
 }
 

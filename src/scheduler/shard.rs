@@ -23,7 +23,7 @@ use super::{
     limits::{RateLimit, ShardClock, SpillBudget},
     queue::{Store, Waiter},
 };
-use crate::model::{Ack, Budget, Class, DeadReason, Delivery, Endpoint, HealthState, Routed, Text};
+use crate::model::{Ack, Budget, DeadReason, Delivery, Endpoint, HealthState, Routed, Text};
 
 /// How often waiting deliveries and requests in flight are looked at for those that have waited for too long.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -131,9 +131,6 @@ impl Shard {
         let index = self.state_of(&routed.endpoint);
         let Routed { delivery, ack, class, endpoint: _ } = routed;
         let state = self.endpoints[index as usize].as_mut().expect("state_of returns one that is in use");
-        if class == Class::Retry {
-            state.came_back();
-        }
         let waiter = Waiter { delivery, ack, class, since: now };
         if let Some(reason) = state.doom() {
             let endpoint = Arc::clone(&state.endpoint);

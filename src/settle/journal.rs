@@ -147,7 +147,11 @@ impl Filter {
     }
 }
 
-/// The ids of the events that the endpoint got, by what was journalled from `since` to `until`. Blocking; it holds one id for each.
+/// Ids that a recovery keeps to leave out what the endpoint got: about 100 MB. Beyond that it repeats rather than grows.
+const DELIVERED_LIMIT: usize = 1_000_000;
+
+/// The ids of the events that the endpoint got, by what was journalled from `since` to `until`; at most [`DELIVERED_LIMIT`], so a long recovery of
+/// a busy endpoint may repeat some. Blocking.
 pub fn delivered(
     log: &dyn Log,
     topic: &Arc<str>,
@@ -168,7 +172,8 @@ pub fn delivered(
                 }
                 let got = |entry: &Entry| *entry.endpoint == *endpoint && *entry.outcome == *Outcome::Delivered.class();
                 // A text of its own: that of the entry may be a slice of the whole batch.
-                ids.extend(entries(&record).filter(got).map(|entry| Text::from(&*entry.event)));
+                let room = DELIVERED_LIMIT.saturating_sub(ids.len());
+                ids.extend(entries(&record).filter(got).map(|entry| Text::from(&*entry.event)).take(room));
             }
         }
     }

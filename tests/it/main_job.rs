@@ -217,7 +217,7 @@ fn check_body(endpoint: &Expected, request: &Received, id: &str) {
 /// `NEW_MESSAGE` for message events; an event without a documented shape has its own type (WIRE.md section 0, row 12).
 fn hub_kind(event: &Value) -> Value {
     match event["type"].as_str() {
-        Some("MESSAGE_RECEIVED") => json!("NEW_MESSAGE"),
+        Some("MESSAGE_RECEIVED" | "MESSAGE_STATUS") => json!("NEW_MESSAGE"),
         _ => event["type"].clone(),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use super::{Object, standard::direction_name};
+use super::{object::Object, standard::direction_name};
 use crate::model::Event;
 
 pub(super) fn body(event: &Event) -> Bytes {

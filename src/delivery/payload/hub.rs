@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::Object;
+use super::object::Object;
 use crate::model::Event;
 
 pub(super) fn body(event: &Event) -> Bytes {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Object;
+use super::object::Object;
 use crate::model::{Direction, Event, Priority};
 
 pub(super) fn body(event: &Event) -> Bytes {

@@ -40,7 +40,7 @@ impl Shard {
                 state.backlog(now, &self.config)
             }
         };
-        state.spilled();
+        state.spilled(now, &self.config);
         self.spilled.push(Spill { delivery, endpoint: Arc::clone(&state.endpoint), ack, wait, reason });
     }
 
