@@ -5,6 +5,9 @@
 //! the latest ones of each endpoint in memory, and appends each shard's batch as one compressed record. A crash loses the last batch, and a log
 //! that takes no appends loses batches (counted): never a delivery.
 //!
+//! What is not to be in the log is still among the latest: of an endpoint's attempts between two turns of the task only as many are kept as
+//! can be shown, so that a delivery that is answered at once costs the journal next to nothing.
+//!
 //! # Record
 //!
 //! Key: the number of the shard. Headers: `posthaste-journal: 1`, `content-encoding: gzip`. Value: gzip of one JSON document per line, each
@@ -36,7 +39,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Which attempts are journalled.
+    /// Which attempts are written to the log. The latest ones of each endpoint are in memory whatever this says.
     pub keep: Keep,
     #[serde(with = "humantime_serde")]
     pub batch_wait: Duration,
@@ -51,15 +54,15 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
-    #[default]
     All,
+    #[default]
     Failures,
     None,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { keep: Keep::All, batch_wait: Duration::from_millis(200), batch_size: 500, recent: 20, recent_endpoints: 5_000 }
+        Config { keep: Keep::Failures, batch_wait: Duration::from_millis(200), batch_size: 500, recent: 20, recent_endpoints: 5_000 }
     }
 }
 
@@ -208,11 +211,40 @@ const BUFFERED_BATCHES: usize = 16;
 /// Bytes of the events that a buffer may keep from being freed: an event that is delivered no longer counts into the memory budget.
 const BUFFERED_BYTES: usize = 16 << 20;
 
-/// What a shard has noted since the last batch.
+/// What a shard has noted since the last turn of the task.
 #[derive(Default)]
 struct Buffer {
-    noted: Vec<Noted>,
+    /// For the log.
+    batch: Vec<Noted>,
+    /// Only to be shown: the latest ones of each endpoint, delivered and failed ones apart.
+    latest: HashMap<Text, [VecDeque<Noted>; 2], foldhash::fast::RandomState>,
+    /// How many those are.
+    shown: usize,
+    /// Of the events of both.
     bytes: usize,
+}
+
+impl Buffer {
+    /// Notes what is only to be shown, `most` for each endpoint; beyond `limit` in all, endpoints that are not there yet are left out.
+    fn show(&mut self, noted: Noted, most: usize, limit: usize) {
+        let latest = match self.latest.get_mut(&noted.endpoint) {
+            Some(latest) => latest,
+            None if self.shown < limit => self.latest.entry(noted.endpoint.clone()).or_default(),
+            None => return,
+        };
+        let latest = &mut latest[usize::from(noted.detail.is_some())];
+        if latest.len() >= most
+            && let Some(oldest) = latest.pop_front()
+        {
+            self.shown -= 1;
+            self.bytes -= oldest.event.weight();
+        }
+        if self.bytes < BUFFERED_BYTES {
+            self.shown += 1;
+            self.bytes += noted.event.weight();
+            latest.push_back(noted);
+        }
+    }
 }
 
 pub struct Journal {
@@ -251,9 +283,7 @@ impl Journal {
 
     /// Notes an attempt of a shard. Returns at once.
     pub fn record(&self, shard: usize, attempt: &Attempt, delivery: &Delivery, endpoint: &Endpoint) {
-        if !self.config.keeps(&attempt.outcome) {
-            return;
-        }
+        let limit = self.config.batch_size * BUFFERED_BATCHES;
         let noted = Noted {
             at: attempt.started_at,
             elapsed: attempt.elapsed,
@@ -267,15 +297,19 @@ impl Journal {
         };
         let is_batch = {
             let mut buffer = lock(&self.buffers[shard % self.buffers.len()]);
-            if buffer.noted.len() >= self.config.batch_size * BUFFERED_BATCHES || buffer.bytes >= BUFFERED_BYTES {
+            if !self.config.keeps(&attempt.outcome) {
+                buffer.show(noted, self.config.recent, limit);
+                return;
+            }
+            if buffer.batch.len() >= limit || buffer.bytes >= BUFFERED_BYTES {
                 drop(buffer);
                 self.metrics.journal_dropped_total.increment(1);
                 return;
             }
             let before = buffer.bytes;
             buffer.bytes += noted.event.weight();
-            buffer.noted.push(noted);
-            buffer.noted.len() == self.config.batch_size || (before..buffer.bytes).contains(&(BUFFERED_BYTES / 4))
+            buffer.batch.push(noted);
+            buffer.batch.len() == self.config.batch_size || (before..buffer.bytes).contains(&(BUFFERED_BYTES / 4))
         };
         if is_batch {
             self.full.notify_one();
@@ -326,8 +360,9 @@ impl Writer {
     async fn write(&self) {
         let (mut appends, mut counts) = (Vec::new(), Vec::new());
         for (shard, buffer) in self.journal.buffers.iter().enumerate() {
-            let Buffer { noted, bytes: _ } = std::mem::take(&mut *lock(buffer));
-            for batch in noted.chunks(self.journal.config.batch_size) {
+            let Buffer { batch, latest, shown: _, bytes: _ } = std::mem::take(&mut *lock(buffer));
+            self.show(latest.into_values().flatten().flatten());
+            for batch in batch.chunks(self.journal.config.batch_size) {
                 appends.push(self.batch(shard, batch));
                 counts.push(batch.len() as u64);
             }
@@ -343,14 +378,21 @@ impl Writer {
         }
     }
 
+    fn show(&self, latest: impl Iterator<Item = Noted>) {
+        let mut line = Vec::with_capacity(512);
+        for noted in latest {
+            noted.write(&mut line);
+            lock(&self.journal.recent).put(&noted.endpoint, noted.detail.is_none(), &line);
+        }
+    }
+
     fn batch(&self, shard: usize, batch: &[Noted]) -> Append {
         // The fastest level: it takes most of what repeats, and this is paid for by every attempt.
         let mut gzip = GzEncoder::new(Vec::with_capacity(batch.len() * 48), Compression::fast());
         let mut line = Vec::with_capacity(512);
         let mut recent = lock(&self.journal.recent);
         for noted in batch {
-            line.clear();
-            serde_json::to_writer(&mut line, &noted.entry()).expect("texts and numbers are always JSON, and a vector takes every byte");
+            noted.write(&mut line);
             recent.put(&noted.endpoint, noted.detail.is_none(), &line);
             line.push(b'\n');
             gzip.write_all(&line).expect("a vector takes every byte");
@@ -368,6 +410,12 @@ impl Writer {
 }
 
 impl Noted {
+    /// Writes the line of the journal, without its end, in the place of what `line` holds.
+    fn write(&self, line: &mut Vec<u8>) {
+        line.clear();
+        serde_json::to_writer(line, &self.entry()).expect("texts and numbers are always JSON, and a vector takes every byte");
+    }
+
     fn entry(&self) -> Entry {
         Entry {
             at: self.at,
@@ -482,7 +530,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn attempts_are_written_in_batches_by_shard_and_the_last_ones_when_it_stops() {
-        let (journal, writer, log, _) = journal(Config { batch_size: 3, ..Config::default() });
+        let (journal, writer, log, _) = journal(Config { keep: Keep::All, batch_size: 3, ..Config::default() });
         let delivery = delivery(timestamp_from_ms(0));
         for number in 1..=7 {
             journal.record(0, &at(number.into(), number, Outcome::Delivered), &delivery, &of("a"));
@@ -529,7 +577,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_log_that_takes_nothing_loses_attempts_and_says_how_many() {
-        let (journal, writer, log, metrics) = journal(Config { batch_size: 1, ..Config::default() });
+        let (journal, writer, log, metrics) = journal(Config { keep: Keep::All, batch_size: 1, ..Config::default() });
         log.fail(|_| Some(LogError::Unavailable("disk full".into())));
         for number in 1..=BUFFERED_BATCHES as u32 + 4 {
             journal.record(0, &attempt(number, Outcome::Delivered), &delivery(timestamp_from_ms(0)), &endpoint());
@@ -540,7 +588,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_events_are_not_kept_in_memory_by_a_journal_that_hangs() {
-        let (journal, _writer, _, metrics) = journal(Config::default());
+        let (journal, _writer, _, metrics) = journal(Config { keep: Keep::All, ..Config::default() });
         let (base, data) = (delivery(timestamp_from_ms(0)), Bytes::from(vec![b'1'; 1 << 20]));
         let delivery = Delivery { event: Arc::new(Event { data, ..(*base.event).clone() }), ..base };
         for number in 1..=40 {
@@ -550,13 +598,15 @@ mod tests {
         assert!(metrics.render().contains("posthaste_journal_dropped_total 24"), "{}", metrics.render());
     }
 
-    #[test]
-    fn what_is_not_kept_is_not_noted() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_kept_is_shown_but_not_written() {
         for (keep, noted) in [(Keep::All, 2), (Keep::Failures, 1), (Keep::None, 0)] {
-            let (journal, _writer, _, _) = journal(Config { keep, ..Config::default() });
+            let (journal, writer, _, _) = journal(Config { keep, ..Config::default() });
             journal.record(0, &attempt(1, Outcome::Delivered), &delivery(timestamp_from_ms(0)), &endpoint());
             journal.record(0, &attempt(1, Outcome::Failed(Failure::Reset)), &delivery(timestamp_from_ms(0)), &endpoint());
-            assert_eq!(lock(&journal.buffers[0]).noted.len(), noted);
+            assert_eq!(lock(&journal.buffers[0]).batch.len(), noted);
+            writer.write().await;
+            assert_eq!(journal.recent(&Filter::default(), 10).len(), 2);
         }
     }
 }
