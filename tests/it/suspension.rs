@@ -75,7 +75,8 @@ async fn recovery_sends_nothing_again_that_was_delivered_just_before(backend: Ba
     let gone = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&gone);
     let receiver = Receiver::start(move |_| Answer::Status(if flag.load(Ordering::Relaxed) { 410 } else { 200 })).await;
-    let daemon = Site::new(backend).with("[retry]\nschedule = [\"1s\"]\n").start().await;
+    // What was delivered is known from the journal, if that keeps it.
+    let daemon = Site::new(backend).with("[retry]\nschedule = [\"1s\"]\n[journal]\nkeep = \"all\"\n").start().await;
     daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/"), "channels": ["c"] })).await;
     // Answered, and not all of it committed yet, when the endpoint is suspended.
     daemon.send(&(0..50).map(|n| event(n, "c", "t")).collect::<Vec<_>>()).await;
