@@ -77,10 +77,13 @@ pub struct Request {
     pub missed: Option<Missed>,
 }
 
+/// Whether everything below these positions is settled.
+pub type IsSettled = Box<dyn FnMut(&[Position]) -> bool + Send>;
+
 /// How to tell what the endpoint missed from what it got, where it was served before the span and is served again now.
 pub struct Missed {
     /// Whether the group has settled everything below these positions. What was read when the endpoint was served again may be on its way.
-    pub is_settled: Box<dyn FnMut(&[Position]) -> bool + Send>,
+    pub is_settled: IsSettled,
     pub got: Got,
 }
 
