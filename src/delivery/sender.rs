@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -31,6 +31,8 @@ struct Inner {
     pool: Pool,
     connector: Connector,
     prepared: RefCell<HashMap<Text, Known, foldhash::fast::RandomState>>,
+    /// Timers of attempts that have ended. One that is moved to a later time need not be put into the runtime's wheel again.
+    timers: RefCell<Vec<Pin<Box<Sleep>>>>,
     /// Set once somebody looks after the idle connections.
     kept: OnceCell<()>,
 }
@@ -64,6 +66,7 @@ impl Sender {
             pool: Pool::new(limits),
             connector: Connector::new(Arc::clone(&shared)),
             prepared: RefCell::default(),
+            timers: RefCell::default(),
             kept: OnceCell::new(),
             shared,
         }))
@@ -81,7 +84,10 @@ impl Sender {
             Err(wrong) => Outcome::Failed(Failure::Payload(wrong)),
             Ok(prepared) => {
                 let build = || prepared.message(delivery, started_at.as_second());
-                inner.send(&prepared, build, begun, &mut findings).await.unwrap_or_else(Outcome::Failed)
+                let mut timer = inner.timer(begun + inner.shared.config.response_timeout);
+                let sent = inner.send(&prepared, build, begun, timer.as_mut(), &mut findings).await;
+                inner.timers.borrow_mut().push(timer);
+                sent.unwrap_or_else(Outcome::Failed)
             }
         };
         let elapsed = begun.elapsed();
@@ -112,16 +118,27 @@ impl Inner {
         Ok(prepared)
     }
 
+    /// A timer that strikes at `deadline`.
+    fn timer(&self, deadline: Instant) -> Pin<Box<Sleep>> {
+        match self.timers.borrow_mut().pop() {
+            Some(mut timer) => {
+                timer.as_mut().reset(deadline);
+                timer
+            }
+            None => Box::pin(tokio::time::sleep_until(deadline)),
+        }
+    }
+
     async fn send(
         &self,
         prepared: &Prepared,
         build: impl Fn() -> Result<Message, String>,
         begun: Instant,
+        mut timer: Pin<&mut Sleep>,
         findings: &mut Findings,
     ) -> Result<Outcome, Failure> {
         let config = &self.shared.config;
         let mut message = build().map_err(Failure::Payload)?;
-        let mut timer = pin!(tokio::time::sleep_until(begun + config.response_timeout));
         if let Some(mut link) = self.pool.take(&prepared.origin, begun) {
             match link.exchange(prepared, message, timer.as_mut(), self.shared.answer_limit).await {
                 Ok(answer) => {
