@@ -153,7 +153,7 @@ impl Filter {
 /// Ids that a recovery keeps to leave out what the endpoint got: about 100 MB. Beyond that it repeats rather than grows.
 const DELIVERED_LIMIT: usize = 1_000_000;
 
-/// The ids of the events that the endpoint got, by what was journalled from `since` to `until`; at most [`DELIVERED_LIMIT`], so a long recovery of
+/// The ids of the events that the endpoint got, by what was journalled from `since` to `until`; at most a million of them, so a long recovery of
 /// a busy endpoint may repeat some. Blocking.
 pub fn delivered(
     log: &dyn Log,
