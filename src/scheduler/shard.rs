@@ -137,8 +137,11 @@ impl Shard {
             return self.doom(endpoint, waiter, reason);
         }
         let bytes = waiter.delivery.event.weight();
+        // Who takes what waits sooner than the shortest tier would bring it back is not slow: then we are, and a way round through the log
+        // would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
-            && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config);
+            && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
+            && state.backlog(now, &self.config) > Spill::SHORTEST;
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
         }
