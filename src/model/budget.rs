@@ -30,6 +30,12 @@ impl Budget {
         self.limit.saturating_sub(self.used())
     }
 
+    /// Bytes that sources may still fill. A fifth stays free: how much one queue may hold is measured by what is free, and sources that filled
+    /// everything would make every queue too long, whoever is to blame.
+    pub fn room(&self) -> usize {
+        (self.limit / 5 * 4).saturating_sub(self.used())
+    }
+
     /// Takes `bytes`. It always succeeds, so that a record that was read can be carried; whoever reads must look at
     /// [`Budget::free`] before the next read.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Permit {

@@ -106,7 +106,7 @@ impl Default for Config {
             degraded_wait: Duration::from_secs(10),
             fan_out_wait: Duration::from_secs(1),
             spill_rate: "500/s".parse().expect("a rate"),
-            spill_per_answer: 4,
+            spill_per_answer: 1,
             retry_turn: 8,
             // A response deadline of 5 s, and a little.
             drain: Duration::from_secs(6),

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::model::{Ack, Budget, DeadReason, Delivery, Endpoint, HealthState, Routed, Text};
 
+/// An endpoint that takes all that waits for it within this time is never over its queue's bound.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often waiting deliveries and requests in flight are looked at for those that have waited for too long.
 const SWEEP: Duration = Duration::from_millis(100);
 
@@ -137,11 +140,11 @@ impl Shard {
             return self.doom(endpoint, waiter, reason);
         }
         let bytes = waiter.delivery.event.weight();
-        // Who takes what waits sooner than the shortest tier would bring it back is not slow: then we are, and a way round through the log
-        // would only cost more of what is short.
+        // Who takes what waits within `PATIENCE` is not slow: then we are, or there is a backlog to catch up with, and a way round through the
+        // log would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
             && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
-            && state.backlog(now, &self.config) > Spill::SHORTEST;
+            && state.backlog(now, &self.config) > PATIENCE;
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
         }

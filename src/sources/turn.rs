@@ -212,7 +212,7 @@ impl Source {
         if let Some(reason) = (self.wiring.gate)() {
             return Some(reason);
         }
-        (self.wiring.budget.free() == 0).then_some("memory")
+        (self.wiring.budget.room() == 0).then_some("memory")
     }
 
     fn halt(&mut self, reason: Option<&'static str>, now: Instant) {
@@ -315,7 +315,7 @@ impl Source {
             // What is not due yet is held: a poll brings no more than a partition may hold.
             Kind::Retry { .. } => self.config.batch.min(self.config.hold),
         };
-        (self.wiring.budget.free() / self.weight + 1).min(most)
+        (self.wiring.budget.room() / self.weight + 1).min(most)
     }
 
     fn go_on_revoking(&mut self, now: Instant) -> Result<Duration, End> {

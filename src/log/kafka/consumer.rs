@@ -34,6 +34,9 @@ use super::{
 /// that the queue can be polled for rebalances without taking records out of it.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 
+/// A commit that is waited for takes milliseconds; a coordinator that moves takes seconds.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Between two questions for offsets while a partition has no leader.
 const LEADER_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,7 +44,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(50);
 const BATCH: usize = 1024;
 
 pub(super) struct KafkaConsumer {
-    base: BaseConsumer<Member>,
+    base: Arc<BaseConsumer<Member>>,
     metrics: Arc<Metrics>,
     group: String,
     instance: Option<String>,
@@ -85,7 +88,7 @@ impl KafkaConsumer {
         start: Start,
     ) -> KafkaConsumer {
         KafkaConsumer {
-            base,
+            base: Arc::new(base),
             metrics,
             group,
             instance,
@@ -216,13 +219,30 @@ impl KafkaConsumer {
             element.set_offset(Offset::Offset(commit.offset))?;
             element.set_metadata(&commit.metadata);
         }
-        let stored = self.base.commit(&offsets, mode);
+        let stored = match mode {
+            KafkaCommitMode::Async => self.base.commit(&offsets, mode),
+            KafkaCommitMode::Sync => self.commit_within(offsets, COMMIT_DEADLINE),
+        };
         match (&stored, mode) {
             (Ok(()), KafkaCommitMode::Async) => {}
             (Ok(()), KafkaCommitMode::Sync) => self.count(true),
             (Err(_), _) => self.count(false),
         }
         stored
+    }
+
+    /// Commits on a thread of its own: librdkafka waits for the answer without a limit, and with a coordinator that is frozen it waits for ever. After
+    /// the deadline nothing is known of it; the thread ends when the answer comes, if it does.
+    fn commit_within(&self, offsets: TopicPartitionList, deadline: Duration) -> Result<(), KafkaError> {
+        let (told, answer) = mpsc::sync_channel(1);
+        let base = Arc::clone(&self.base);
+        let begun = thread::Builder::new().name("kafka-commit".to_owned()).spawn(move || {
+            // Nobody waits for it any more when the deadline has passed.
+            let _ = told.send(base.commit(&offsets, KafkaCommitMode::Sync));
+        });
+        let unanswered = || KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
+        begun.map_err(|_| unanswered())?;
+        answer.recv_timeout(deadline).map_err(|_| unanswered())?
     }
 
     fn count(&self, stored: bool) {

@@ -32,12 +32,12 @@ impl Source {
     /// Takes up what waited in the window's backlog and what is due.
     pub(super) fn let_go_on(&mut self, now: Instant) {
         for index in 0..self.partitions.list.len() {
-            while self.wiring.budget.free() > 0 {
+            while self.wiring.budget.room() > 0 {
                 let owned = &mut self.partitions.list[index];
                 let Some(record) = owned.backlog.pop_front_if(|record| owned.tracker.fits(record.position.offset)) else { break };
                 self.admit(index, record, now);
             }
-            while self.wiring.budget.free() > 0 {
+            while self.wiring.budget.room() > 0 {
                 let Some((offset, held)) = self.partitions.list[index].release(now) else { break };
                 self.go_on(index, offset, held, now);
             }
