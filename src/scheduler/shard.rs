@@ -25,7 +25,7 @@ use super::{
 };
 use crate::model::{Ack, Budget, DeadReason, Delivery, Endpoint, HealthState, Routed, Text};
 
-/// An endpoint that takes all that waits for it within this time is never over its queue's bound.
+/// An endpoint that answers, and takes all that waits for it within this time, is never over its queue's bound.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often waiting deliveries and requests in flight are looked at for those that have waited for too long.
@@ -144,7 +144,7 @@ impl Shard {
         // log would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
             && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
-            && state.backlog(now, &self.config) > PATIENCE;
+            && (!state.is_proven(now, &self.config) || state.backlog(now, &self.config) > PATIENCE);
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
         }
