@@ -144,10 +144,16 @@ impl State {
         self.rate.as_ref().map_or(by_time, |rate| by_time.max(1.0 / rate.per_second()))
     }
 
+    /// How long it needs for what waits here.
+    pub fn queue_time(&self, now: Instant, config: &Config) -> Duration {
+        let seconds = f64::from(self.queue.len()) * self.pace(now, config);
+        Duration::from_secs_f64(seconds.min(Spill::LONGEST.as_secs_f64()))
+    }
+
     /// How long it needs for what waits already, here and in the log.
     pub fn backlog(&self, now: Instant, config: &Config) -> Duration {
         let away = self.away_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).as_secs_f64();
-        let seconds = away + f64::from(self.queue.len()) * self.pace(now, config);
+        let seconds = away + self.queue_time(now, config).as_secs_f64();
         Duration::from_secs_f64(seconds.min(Spill::LONGEST.as_secs_f64())).max(Spill::SHORTEST)
     }
 }

@@ -92,7 +92,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             slots: 4096,
-            memory: ByteSize::mib(256),
+            // Some 40,000 small events. More would only be read further ahead: at 256 MiB fresh pages alone cost as much as the requests.
+            memory: ByteSize::mib(64),
             shards: 0,
             concurrency: 64,
             degraded_share: 0.20,

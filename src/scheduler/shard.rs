@@ -144,7 +144,7 @@ impl Shard {
         // log would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
             && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
-            && (!state.is_proven(now, &self.config) || state.backlog(now, &self.config) > PATIENCE);
+            && (!state.is_proven(now, &self.config) || state.queue_time(now, &self.config) > PATIENCE);
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
         }

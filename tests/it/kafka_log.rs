@@ -549,6 +549,11 @@ async fn a_reader_reaches_the_end_also_where_it_is_no_record() {
     producer.commit_transaction(SOON).unwrap();
 
     let of = TopicPartition { topic: Arc::clone(&topic), partition: 0 };
+    // The broker writes the marker a moment after it has answered the commit.
+    eventually("the marker is written", SOON, || {
+        let end = log.reader(of.clone(), From::Earliest).unwrap().end().unwrap();
+        (end == 2).then_some(())
+    });
     for from in [From::Earliest, From::Offset(0), From::Offset(1)] {
         let mut reader = log.reader(of.clone(), from).unwrap();
         let end = reader.end().unwrap();
