@@ -1,6 +1,6 @@
 //! An endpoint: a registered receiver. What the three products call webhook or subscription is a view on it.
 
-use std::{fmt, num::NonZeroU16, time::Duration};
+use std::{fmt, num::NonZeroU16, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub struct Endpoint {
     pub types: Vec<TypePattern>,
     /// Only events of this direction; none: all, also those without one.
     pub direction: Option<Direction>,
+    /// An expression over the event that must hold as well (`routing::filter`).
+    pub filter: Option<Text>,
     pub format: Format,
     pub signing: Signing,
     pub auth: Auth,
@@ -32,6 +34,8 @@ pub struct Endpoint {
     /// None: the schedule of `[retry]`.
     pub retry: Option<RetrySchedule>,
     pub status: Status,
+    /// What the API of a product keeps with it and shows again, of no meaning to anybody else.
+    pub attributes: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     /// Offset of the registry record that holds this version; `Endpoint::DECLARED` for one from the configuration file.

@@ -10,6 +10,8 @@
 //!
 //! Unknown keys and unknown fields are passed over: an older instance lives beside a newer one while a fleet is updated.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -147,6 +149,7 @@ fn known_fields() -> EndpointSpec {
         channels: vec![String::new()],
         types: vec![String::new()],
         direction: some(),
+        filter: some(),
         format: some(),
         signing: some(),
         secret: Some(Secrets::Several(Vec::new())),
@@ -156,6 +159,7 @@ fn known_fields() -> EndpointSpec {
         retry: Some(super::spec::RetrySpec::Delays(Vec::new())),
         status: some(),
         auth: Some(super::spec::AuthSpec::default()),
+        attributes: Some(Arc::default()),
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod build;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,9 @@ pub struct EndpointSpec {
     /// `IN`, `OUT` or `INTERNAL`; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
+    /// An expression over the event that must hold as well, such as `event.data.total > 100`; absent: every event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// `standard` (the default), `cloudevents`, `hub`, `z_api`, `chatwoot`, `zenvia`, `zenvia_v1` or `conversion`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
@@ -78,6 +81,10 @@ pub struct EndpointSpec {
     pub status: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
+    /// What the API of a product keeps with it and shows again, such as `customAttributes` of the Hub; at most 16 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub attributes: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -170,6 +177,7 @@ impl EndpointSpec {
             channels: endpoint.channels.iter().map(ToString::to_string).collect(),
             types: endpoint.types.iter().map(ToString::to_string).collect(),
             direction: endpoint.direction.map(|direction| build::DIRECTIONS.name_of(direction).to_owned()),
+            filter: endpoint.filter.as_ref().map(ToString::to_string),
             format: Some(endpoint.format.as_str().to_owned()),
             signing: Some(endpoint.signing.as_str().to_owned()),
             secret,
@@ -183,6 +191,7 @@ impl EndpointSpec {
             retry: endpoint.retry.as_ref().map(retry_of),
             status: Some(build::STATUSES.name_of(endpoint.status).to_owned()),
             auth: auth_of(&endpoint.auth),
+            attributes: endpoint.attributes.clone(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! An endpoint as the API shows it: never with a secret, but with the fact that there is one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -24,6 +24,7 @@ pub struct EndpointView {
     channels: Vec<String>,
     types: Vec<String>,
     direction: Option<String>,
+    filter: Option<String>,
     format: String,
     signing: String,
     /// Only in the answer to its creation or rotation: it is not shown again. The newest first.
@@ -35,6 +36,9 @@ pub struct EndpointView {
     concurrency: Option<u32>,
     retry: Option<RetrySpec>,
     status: String,
+    /// What the API of a product keeps with it.
+    #[schema(value_type = Option<Object>)]
+    attributes: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
     health: HealthView,
     /// From the configuration file, and to be changed there.
     declared: bool,
@@ -86,6 +90,7 @@ impl EndpointView {
             channels: spec.channels,
             types: spec.types,
             direction: spec.direction,
+            filter: spec.filter,
             format: spec.format.unwrap_or_default(),
             signing: spec.signing.unwrap_or_default(),
             secret: None,
@@ -95,6 +100,7 @@ impl EndpointView {
             concurrency: spec.concurrency,
             retry: spec.retry,
             status: spec.status.unwrap_or_default(),
+            attributes: spec.attributes,
             health: HealthView::of(shared, entry),
             declared: entry.endpoint.is_declared(),
             created_at: entry.endpoint.created_at,

@@ -25,6 +25,8 @@ const MAX_CHANNELS: usize = 1_000;
 const MAX_TYPES: usize = 100;
 const MAX_HEADERS: usize = 32;
 const MAX_HEADER_VALUE: usize = 4_096;
+const MAX_FILTER: usize = 2_048;
+const MAX_ATTRIBUTES: usize = 16 * 1024;
 const MAX_SECRETS: usize = 4;
 const MAX_CREDENTIAL: usize = 4_096;
 const MAX_CONCURRENCY: u32 = 1_024;
@@ -130,6 +132,7 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
     let channels = channels(&mut check, &spec.channels);
     let types = types(&mut check, &spec.types);
     let direction = spec.direction.as_deref().and_then(|text| check.take("direction", DIRECTIONS.parse(text)));
+    let filter = spec.filter.as_deref().map(|text| filter(&mut check, text));
     let format = check.take("format", spec.format.as_deref().map_or(Ok(Format::default()), |text| FORMATS.parse(text)));
     let signing = signing(&mut check, spec.signing.as_deref(), spec.secret.as_ref());
     let rate = spec.rate.as_deref().and_then(|text| check.take("rate", text.parse::<Rate>()));
@@ -138,6 +141,10 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
     let retry = spec.retry.as_ref().and_then(|retry| schedule(&mut check, retry));
     let status = check.take("status", spec.status.as_deref().map_or(Ok(Status::default()), |text| STATUSES.parse(text)));
     let auth = spec.auth.as_ref().map_or(Some(Auth::None), |spec| auth(&mut check, spec));
+    if let Some(attributes) = &spec.attributes {
+        let bytes = serde_json::to_vec(attributes).map_or(0, |text| text.len());
+        check.limit("attributes", bytes <= MAX_ATTRIBUTES, || format!("are longer than {MAX_ATTRIBUTES} bytes"));
+    }
     match (url, format, signing, status, auth) {
         (Some(url), Some(format), Some(signing), Some(status), Some(auth)) if check.errors.is_empty() => Ok(Endpoint {
             id,
@@ -147,6 +154,7 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
             channels,
             types,
             direction,
+            filter,
             format,
             signing,
             auth,
@@ -155,6 +163,7 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
             concurrency,
             retry,
             status,
+            attributes: spec.attributes,
             created_at,
             updated_at,
             registry_offset: Endpoint::DECLARED,
@@ -189,6 +198,12 @@ fn types(check: &mut Check, types: &[String]) -> Vec<TypePattern> {
         patterns.extend(check.take(&path, TypePattern::parse(text)));
     }
     patterns
+}
+
+fn filter(check: &mut Check, text: &str) -> Text {
+    check.limit("filter", !text.trim().is_empty(), || "is empty: leave it out to get every event".into());
+    check.limit("filter", text.len() <= MAX_FILTER, || format!("is longer than {MAX_FILTER} bytes"));
+    text.into()
 }
 
 fn concurrency(check: &mut Check, number: u32) -> Option<NonZeroU16> {
