@@ -1,7 +1,7 @@
 //! The whole path against a bare client: events that lie in the log, each one signed POST of 1 KiB to a loopback receiver on another core.
 //! CPU per delivery of the daemon over CPU per delivery of a bare hyper client, in one run, interleaved.
 //!
-//! `cargo bench --bench path [-- sqlite|kafka] [rounds]`; Kafka needs `POSTHASTE_TEST_KAFKA` (see `tests/broker`).
+//! `cargo bench --bench path [-- sqlite|kafka] [rounds] [events]`; Kafka needs `POSTHASTE_TEST_KAFKA` (see `tests/broker`).
 
 mod support;
 
@@ -19,7 +19,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if arguments.first().is_some_and(|first| first == "bare") {
         let address = arguments[1].parse().expect("an address");
-        support::bare::run(address, EVENTS, TASKS, Bytes::from(body(0)), b"0123456789abcdef0123456789abcdef");
+        let events = arguments[2].parse().expect("a number of events");
+        support::bare::run(address, events, TASKS, Bytes::from(body(0)), b"0123456789abcdef0123456789abcdef");
         return;
     }
     let backend = match arguments.first().map(String::as_str) {
@@ -28,12 +29,13 @@ fn main() {
         Some(other) => panic!("{other}: sqlite or kafka"),
     };
     let rounds = arguments.get(1).map_or(3, |rounds| rounds.parse().expect("a number of rounds"));
+    let events = arguments.get(2).map_or(EVENTS, |events| events.parse().expect("a number of events"));
     let sink = Sink::start(false);
     pin(std::process::id(), 1);
     let mut ratios = Vec::new();
     for round in 1..=rounds {
-        let bare = bare(&sink);
-        let ours = ours(backend, &sink);
+        let bare = bare(&sink, events);
+        let ours = ours(backend, &sink, events);
         let ratio = ours.cpu_per_delivery() / bare.cpu_per_delivery();
         println!(
             "round {round}: bare {:.2} us, {:.0}/s; posthaste on {backend:?} {:.2} us, {:.0}/s; ratio {ratio:.3}",
@@ -48,42 +50,42 @@ fn main() {
     println!("CPU per delivery, posthaste over bare client, median of {rounds}: {:.3} (budget 1.5)", ratios[ratios.len() / 2]);
 }
 
-fn bare(sink: &Sink) -> support::Measured {
+fn bare(sink: &Sink, events: u64) -> support::Measured {
     sink.reset();
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["bare", &sink.address.to_string()])
+        .args(["bare", &sink.address.to_string(), &events.to_string()])
         .spawn()
         .expect("the bare client starts");
     pin(child.id(), 0);
-    let measured = measure(child.id(), sink, EVENTS, Duration::from_secs(120));
+    let measured = measure(child.id(), sink, events, Duration::from_secs(120));
     child.wait().expect("it ends");
     measured
 }
 
-fn ours(backend: daemon::Backend, sink: &Sink) -> support::Measured {
+fn ours(backend: daemon::Backend, sink: &Sink, events: u64) -> support::Measured {
     let site = daemon::Site::new(backend).with(&format!(
         "[scheduler]\nshards = 1\n[[endpoint]]\nid = \"bench\"\nurl = \"{}\"\nsigning = \"standard\"\nsecret = \"{SECRET}\"\nconcurrency = {TASKS}\n",
         sink.url("/")
     ));
-    fill(&site);
+    fill(&site, events);
     sink.reset();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut child = site.spawn(&[]);
     pin(child.id(), 0);
     child.find_addresses();
-    let measured = measure(child.id(), sink, EVENTS, Duration::from_secs(120));
+    let measured = measure(child.id(), sink, events, Duration::from_secs(120));
     runtime.block_on(child.stop());
     measured
 }
 
 /// Puts the events into the log, as a producer would.
-fn fill(site: &daemon::Site) {
+fn fill(site: &daemon::Site, events: u64) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let log = support::open_log(site);
     let topic: std::sync::Arc<str> = site.events_topic().into();
     runtime.block_on(async {
         log.ensure(&support::topics(site)).await.expect("the topics are there");
-        for batch in 0..EVENTS / 1000 {
+        for batch in 0..events / 1000 {
             let records = (0..1000)
                 .map(|n| Append {
                     topic: topic.clone(),

@@ -23,8 +23,11 @@ const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 /// Bodies of the hub scheme are compressed from this size on (WIRE.md 4.5).
 const COMPRESS_FROM: usize = 1024;
 
-/// Headers that an attempt adds to those of its endpoint, at most: a clone then has an index that is large enough.
-const ADDED: usize = 6;
+/// Headers that an attempt adds to those of its endpoint, at most.
+const ADDED: usize = 7;
+
+/// Stands where an attempt puts its own value.
+const PLACE: HeaderValue = HeaderValue::from_static("-");
 
 /// One version of an endpoint, ready to be sent to.
 pub struct Prepared {
@@ -71,15 +74,12 @@ impl Prepared {
         if let Some((name, value)) = auth::header(&endpoint.auth)? {
             headers.insert(name, value);
         }
-        Ok(Prepared {
-            endpoint: Arc::clone(endpoint),
-            origin,
-            path,
-            whole,
-            headers,
-            signer: Signer::new(&endpoint.signing)?,
-            hub: endpoint.format == Format::Hub || matches!(endpoint.signing, Signing::Hub { .. }),
-        })
+        let signer = Signer::new(&endpoint.signing)?;
+        let hub = endpoint.format == Format::Hub || matches!(endpoint.signing, Signing::Hub { .. });
+        for name in attempt_headers(&signer, hub) {
+            headers.insert(name, PLACE);
+        }
+        Ok(Prepared { endpoint: Arc::clone(endpoint), origin, path, whole, headers, signer, hub })
     }
 
     /// The message of an attempt at `time` (seconds since the epoch), or what it cannot be built for.
@@ -92,9 +92,10 @@ impl Prepared {
         let seconds = time.to_str().expect("a number is text");
         if self.hub {
             // The key is always sent, signed or not (WIRE.md section 0, row 11).
-            if let Some(key) = signature::hub_key(&delivery.origin) {
-                headers.insert(signature::HUB_KEY, key);
-            }
+            match signature::hub_key(&delivery.origin) {
+                Some(key) => headers.insert(signature::HUB_KEY, key),
+                None => headers.remove(signature::HUB_KEY),
+            };
         }
         match &self.signer {
             Signer::Hub(keyed) => {
@@ -121,6 +122,7 @@ impl Prepared {
             body = gzip(&body);
             headers.insert(header::CONTENT_ENCODING, GZIP);
         }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         Ok(Message { headers, body })
     }
 
@@ -133,6 +135,20 @@ impl Prepared {
         message.headers.remove(header::HOST);
         request(self.whole.clone(), message)
     }
+}
+
+/// The headers that every attempt sets. They have a place from the beginning: a clone of the headers has no room for more, and would be
+/// copied again for each.
+fn attempt_headers(signer: &Signer, hub: bool) -> Vec<HeaderName> {
+    let mut names = match signer {
+        Signer::Hub(_) => vec![signature::HUB_SIGNATURE],
+        Signer::None if hub => vec![],
+        Signer::None => vec![signature::WEBHOOK_ID, signature::WEBHOOK_TIMESTAMP],
+        Signer::Standard(_) => vec![signature::WEBHOOK_SIGNATURE, signature::WEBHOOK_ID, signature::WEBHOOK_TIMESTAMP],
+    };
+    names.extend(hub.then_some(signature::HUB_KEY));
+    names.push(header::CONTENT_LENGTH);
+    names
 }
 
 fn request(uri: Uri, message: Message) -> Request<Full<Bytes>> {

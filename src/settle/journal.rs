@@ -217,7 +217,7 @@ struct Buffer {
     /// For the log.
     batch: Vec<Noted>,
     /// Only to be shown: the latest ones of each endpoint, delivered and failed ones apart.
-    latest: HashMap<Text, [VecDeque<Noted>; 2], foldhash::fast::RandomState>,
+    latest: HashMap<Text, [Vec<Noted>; 2], foldhash::fast::RandomState>,
     /// How many those are.
     shown: usize,
     /// Of the events of both.
@@ -225,24 +225,20 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Notes what is only to be shown, `most` for each endpoint; beyond `limit` in all, endpoints that are not there yet are left out.
-    fn show(&mut self, noted: Noted, most: usize, limit: usize) {
-        let latest = match self.latest.get_mut(&noted.endpoint) {
+    /// Notes what is only to be shown: of each endpoint the first `most` since the last turn, so that a busy one costs nothing more; beyond
+    /// `limit` in all, endpoints that are not there yet are left out.
+    fn show(&mut self, endpoint: &Text, has_failed: bool, most: usize, limit: usize, noted: impl FnOnce() -> Noted) {
+        let latest = match self.latest.get_mut(endpoint) {
             Some(latest) => latest,
-            None if self.shown < limit => self.latest.entry(noted.endpoint.clone()).or_default(),
+            None if self.shown < limit => self.latest.entry(endpoint.clone()).or_default(),
             None => return,
         };
-        let latest = &mut latest[usize::from(noted.detail.is_some())];
-        if latest.len() >= most
-            && let Some(oldest) = latest.pop_front()
-        {
-            self.shown -= 1;
-            self.bytes -= oldest.event.weight();
-        }
-        if self.bytes < BUFFERED_BYTES {
+        let latest = &mut latest[usize::from(has_failed)];
+        if latest.len() < most && self.bytes < BUFFERED_BYTES {
+            let noted = noted();
             self.shown += 1;
             self.bytes += noted.event.weight();
-            latest.push_back(noted);
+            latest.push(noted);
         }
     }
 }
@@ -284,7 +280,7 @@ impl Journal {
     /// Notes an attempt of a shard. Returns at once.
     pub fn record(&self, shard: usize, attempt: &Attempt, delivery: &Delivery, endpoint: &Endpoint) {
         let limit = self.config.batch_size * BUFFERED_BATCHES;
-        let noted = Noted {
+        let noted = || Noted {
             at: attempt.started_at,
             elapsed: attempt.elapsed,
             number: attempt.number,
@@ -298,7 +294,7 @@ impl Journal {
         let is_batch = {
             let mut buffer = lock(&self.buffers[shard % self.buffers.len()]);
             if !self.config.keeps(&attempt.outcome) {
-                buffer.show(noted, self.config.recent, limit);
+                buffer.show(&endpoint.id, attempt.outcome != Outcome::Delivered, self.config.recent, limit, noted);
                 return;
             }
             if buffer.batch.len() >= limit || buffer.bytes >= BUFFERED_BYTES {
@@ -306,7 +302,7 @@ impl Journal {
                 self.metrics.journal_dropped_total.increment(1);
                 return;
             }
-            let before = buffer.bytes;
+            let (before, noted) = (buffer.bytes, noted());
             buffer.bytes += noted.event.weight();
             buffer.batch.push(noted);
             buffer.batch.len() == self.config.batch_size || (before..buffer.bytes).contains(&(BUFFERED_BYTES / 4))

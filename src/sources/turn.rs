@@ -212,7 +212,10 @@ impl Source {
         if let Some(reason) = (self.wiring.gate)() {
             return Some(reason);
         }
-        (self.wiring.budget.room() == 0).then_some("memory")
+        // Once it is full, it is filled again when there is room for a good many: polls for a few records each would cost more than they bring.
+        let budget = &self.wiring.budget;
+        let enough = if self.halted.is_some_and(|(_, reason)| reason == "memory") { budget.limit() / 32 } else { 0 };
+        (budget.room() <= enough).then_some("memory")
     }
 
     fn halt(&mut self, reason: Option<&'static str>, now: Instant) {

@@ -9,7 +9,7 @@
 use std::{path::Path, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params};
 
 use super::partition::Partition;
 use crate::{
@@ -154,6 +154,8 @@ pub(super) fn open_reader(file: &Path) -> Result<Connection, Fault> {
     let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(Duration::from_secs(5))?;
     db.pragma_update(None, "query_only", true)?;
+    // Plans do not depend on the values that are bound, else every poll would parse its statement again because of its limit.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     db.pragma_update(None, "cache_size", -1024)?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
