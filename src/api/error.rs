@@ -106,6 +106,28 @@ impl Problem {
         Problem { retry_after: Some(seconds), ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail) }
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The fields that are wrong.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    /// It can be read, and its fields are wrong: a 422 here, and something else in the APIs of other products.
+    pub fn is_invalid(&self) -> bool {
+        self.code == "invalid"
+    }
+
+    pub fn retry_after(&self) -> Option<u32> {
+        self.retry_after
+    }
+
     pub fn with_errors(self, errors: Vec<FieldError>) -> Problem {
         Problem { errors, ..self }
     }
