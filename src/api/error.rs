@@ -110,18 +110,16 @@ impl Problem {
         self.status
     }
 
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The fields that are wrong.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
-    }
-
-    /// It can be read, and its fields are wrong: a 422 here, and something else in the APIs of other products.
-    pub fn is_invalid(&self) -> bool {
-        self.code == "invalid"
     }
 
     pub fn retry_after(&self) -> Option<u32> {

@@ -2,6 +2,7 @@
 //! on the path of an event.
 //!
 //! - Every error is a problem document (`error`), also for unknown paths and methods; a body that cannot be read is named by its field.
+//!   Below the paths of a product it has that product's shape.
 //! - A change is answered after this instance applied it; an event after it is durable.
 //! - What belongs to another tenant does not exist: 404.
 //! - `/openapi.json` is made from the same declarations as the routes (`openapi`).

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod hub;
+mod hub_refusals;
 mod roles;
 
 const ADMIN: &str = "0123456789abcdef";
@@ -113,7 +114,7 @@ impl Api {
             Arc::clone(topics.ingest()),
             tokio::runtime::Handle::current(),
             // More than any test runs at once.
-            replay::Config { at_once: 1_000, ..replay::Config::default() },
+            replay::Config { at_once: 64, ..replay::Config::default() },
             Arc::clone(&clock),
         );
         let reader = Arc::clone(&log);

@@ -100,9 +100,13 @@ impl FromRequest<Context> for WebhookSpec {
 
     async fn from_request(request: Request, context: &Context) -> Result<WebhookSpec, Error> {
         let family = Family::of(request.uri().path()).expect("the routes of this product are below its paths");
-        let refuse = |problem: Problem| match problem.errors() {
-            [field] if problem.status() == StatusCode::BAD_REQUEST && field.path != "." => Error::wrong(family, problem.errors()),
-            _ => Error::of(family, problem),
+        let is_change = request.method() == Method::PATCH;
+        let refuse = |problem: Problem| {
+            let error = match problem.errors() {
+                [field] if problem.status() == StatusCode::BAD_REQUEST && field.path != "." => Error::wrong(family, problem.errors()),
+                _ => Error::of(family, problem),
+            };
+            if is_change { error.in_change() } else { error }
         };
         let Document(mut fields) = Document::<Map<String, Value>>::from_request(request, context).await.map_err(refuse)?;
         fields.retain(|field, _| !READ_ONLY.contains(&field.as_str()));

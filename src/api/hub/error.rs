@@ -75,7 +75,7 @@ impl Error {
     /// What another part of the API refused, as this family says it.
     pub fn of(family: Family, problem: Problem) -> Error {
         let retry_after = problem.retry_after();
-        if problem.is_invalid() {
+        if is_invalid(&problem) {
             return Error::wrong(family, problem.errors());
         }
         Error { retry_after, ..Error::new(family, problem.status(), problem.detail()) }
@@ -117,6 +117,11 @@ impl Error {
         let message = if is_field { format!("Validation error: {}", self.message) } else { self.message };
         Error { message, ..self }
     }
+}
+
+/// It could be read, and its fields are wrong.
+pub fn is_invalid(problem: &Problem) -> bool {
+    problem.code() == "invalid"
 }
 
 impl IntoResponse for Error {

@@ -121,7 +121,7 @@ fn time(family: Family, time: Timestamp) -> String {
 pub fn created(call: &Call, given: WebhookSpec) -> Result<EndpointSpec, Error> {
     let mut wrong = Vec::new();
     let mut refusal = None;
-    let signs = given.signing.unwrap_or(false);
+    let (signs, flat) = (given.signing.unwrap_or(false), given.is_flat());
     let mut spec = EndpointSpec {
         id: Some(uuid::Uuid::now_v7().simple().to_string().to_ascii_uppercase()),
         tenant: Some(call.tenant.to_string()),
@@ -156,7 +156,7 @@ pub fn created(call: &Call, given: WebhookSpec) -> Result<EndpointSpec, Error> {
         attributes.insert(CUSTOM_ATTRIBUTES.to_owned(), Value::Object(custom));
     }
     spec.attributes = (!attributes.is_empty()).then(|| Arc::new(attributes));
-    settled(call.family, wrong, refusal)?;
+    settled(call.family, &wrong, refusal, flat)?;
     Ok(spec)
 }
 
@@ -214,7 +214,7 @@ pub fn changed(call: &Call, entry: &Entry, given: &WebhookSpec) -> Result<Endpoi
         attributes.insert(CUSTOM_ATTRIBUTES.to_owned(), Value::Object(custom.clone()));
     }
     spec.attributes = (!attributes.is_empty()).then(|| Arc::new(attributes));
-    settled(call.family, wrong, refusal)?;
+    settled(call.family, &wrong, refusal, given.is_flat())?;
     Ok(spec)
 }
 
@@ -239,9 +239,9 @@ impl WebhookSpec {
     }
 }
 
-fn settled(family: Family, wrong: Vec<FieldError>, refusal: Option<Error>) -> Result<(), Error> {
+fn settled(family: Family, wrong: &[FieldError], refusal: Option<Error>, flat: bool) -> Result<(), Error> {
     if !wrong.is_empty() {
-        return Err(Error::wrong(family, &wrong));
+        return Err(told(family, wrong, flat));
     }
     refusal.map_or(Ok(()), Err)
 }

@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     call::Call,
-    error::{Error, Family},
+    error::{Error, Family, is_invalid},
     events, translate,
     webhook::{Webhook, WebhookSpec},
 };
@@ -158,6 +158,6 @@ fn visible(shared: &Shared, call: &Call) -> Result<Entry, Error> {
 
 fn checked(call: &Call, spec: EndpointSpec, shared: &Shared, flat: bool) -> Result<Endpoint, Error> {
     endpoints::checked(spec, shared).map_err(|problem: Problem| {
-        if problem.is_invalid() { translate::told(call.family, problem.errors(), flat) } else { Error::of(call.family, problem) }
+        if is_invalid(&problem) { translate::told(call.family, problem.errors(), flat) } else { Error::of(call.family, problem) }
     })
 }
