@@ -78,6 +78,7 @@ async fn webhooks_get_their_events_in_their_format_signed_and_authenticated(back
     let templates = json!({ "url": receiver.url("/templates"), "events": ["UPDATE_TEMPLATE_STATUS"], "signing": true, "authType": "API_KEY", "key": "k3y" });
     let created = register(&daemon, "/v1/webhooks", templates).await;
     secrets.insert("/templates".to_owned(), created["secret"].as_str().expect("a secret").to_owned());
+    register(&daemon, &webhooks_of(CHANNEL), json!({ "url": receiver.url("/plain"), "events": ["MESSAGE_RECEIVED"] })).await;
     let unsigned = json!({ "url": receiver.url("/unsigned"), "events": ["CONNECTED"] });
     register(&daemon, &webhooks_of(CHANNEL), unsigned).await;
     register(&daemon, &webhooks_of("elsewhere"), json!({ "url": receiver.url("/elsewhere"), "events": ["MESSAGE_RECEIVED", "CONNECTED"] }))
@@ -87,6 +88,8 @@ async fn webhooks_get_their_events_in_their_format_signed_and_authenticated(back
     for n in 0..30 {
         events.push(message(n, ["MESSAGE_RECEIVED", "MESSAGE_STATUS", "MESSAGE_DELIVERY"][n % 3], n % 2 == 0));
     }
+    // Under a combined name itself: for those who asked for that name.
+    events.push(message(30, "RECEIVED_STATUS", false));
     let element = json!({ "field": "message_template_status_update", "identifier": "01A0A4FBC8CD7DCBBBFAA8382F5514A5", "type": "TEMPLATE_STATUS",
         "value": { "event": "APPROVED", "message_template_id": "1", "reason": null }, "waba_id": "845974408299669" });
     events.push(json!({ "id": "template", "type": "UPDATE_TEMPLATE_STATUS", "channel": "845974408299669", "data": element }));
@@ -97,7 +100,7 @@ async fn webhooks_get_their_events_in_their_format_signed_and_authenticated(back
         format!("{}:{}:{}", of["topic"].as_str().expect("a topic"), of["partition"], of["offset"])
     };
 
-    let owed = cases.len() * 30 + 2;
+    let owed = cases.len() * 31 + 10 + 2;
     let requests = receiver.wait_for(owed, WITHIN).await;
     let mut seen = HashSet::new();
     for request in &requests {
@@ -109,6 +112,11 @@ async fn webhooks_get_their_events_in_their_format_signed_and_authenticated(back
             verify::unsigned(request);
             assert_eq!(request.header("x-idempotency-key"), position("connected"), "sent without a signature too");
             assert_eq!(request.json(), json!({ "message": { "phone": "5544900000000" }, "messageEventType": "CONNECTED" }));
+            continue;
+        }
+        if path == "/plain" {
+            verify::unsigned(request);
+            assert_eq!(events[number(request)]["type"], "MESSAGE_RECEIVED");
             continue;
         }
         let key = verify::hub(&secrets[path], request);
@@ -145,14 +153,14 @@ fn check_body(format: &str, event: &Value, body: &Value) {
         "DEFAULT" => assert_eq!(body, &json!({ "message": event["data"], "messageEventType": "NEW_MESSAGE" })),
         "Z_API" => {
             let callback = match kind {
-                "MESSAGE_RECEIVED" => "ReceivedCallback",
+                "MESSAGE_RECEIVED" | "RECEIVED_STATUS" => "ReceivedCallback",
                 "MESSAGE_STATUS" => "MessageStatusCallback",
                 _ => "DeliveryCallback",
             };
             assert_eq!((&body["type"], &body["instanceId"]), (&json!(callback), &json!(CHANNEL)), "{body}");
         }
         _ => {
-            let name = if kind == "MESSAGE_RECEIVED" { "message_created" } else { "message_updated" };
+            let name = if matches!(kind, "MESSAGE_RECEIVED" | "RECEIVED_STATUS") { "message_created" } else { "message_updated" };
             assert_eq!((&body["event"], &body["inbox"]["id"]), (&json!(name), &json!(CHANNEL)), "{body}");
         }
     }

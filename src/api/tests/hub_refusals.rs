@@ -41,6 +41,8 @@ async fn bad_input_is_answered_in_the_shape_of_its_family_and_changes_nothing() 
     let before = api.registry.endpoints(None, None, 10);
     let long = format!(r#"{{"url":"https://h/{}","events":["BLOCK"]}}"#, "a".repeat(2048 - 9));
     let deep = format!(r#"{{"customAttributes":{{"a":{}1{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    let nested = |levels: usize| format!(r#"{{"customAttributes":{{"a":{}1{}}}}}"#, "[".repeat(levels), "]".repeat(levels));
+    let deeper = nested(64);
     let big = json!({"customAttributes": {"a": "x".repeat(17 * 1024)}}).to_string();
     let formats = "`DEFAULT`, `Z_API`, `CHATWOOT`";
     let types = "`NONE`, `BEARER`, `API_KEY`, `BASIC`, `CUSTOM_HEADER`";
@@ -109,6 +111,7 @@ async fn bad_input_is_answered_in_the_shape_of_its_family_and_changes_nothing() 
         ("PATCH", of_channel.as_str(), r#"{"url":7}"#, 400, "Validation error: url cannot be read"),
         ("PATCH", of_channel.as_str(), r#"{"status":"PAUSED"}"#, 400, "`ENABLED`, `DISABLED`"),
         ("PATCH", of_channel.as_str(), r#"{"description":"x","auth":{"type":"BEARER"}}"#, 400, "auth.token is required"),
+        ("PATCH", of_channel.as_str(), &deeper, 400, "customAttributes are nested in more than 64 levels"),
         ("PATCH", of_channel.as_str(), &big, 400, "customAttributes are longer"),
         ("PUT", of_channel.as_str(), "{}", 405, "PUT"),
         ("DELETE", CHANNEL, "", 405, "DELETE"),
@@ -149,6 +152,8 @@ async fn bad_input_is_answered_in_the_shape_of_its_family_and_changes_nothing() 
         }
     }
     assert_eq!(api.registry.endpoints(None, None, 10), before, "nothing was changed");
+    let deepest = api.ask(ADMIN, "PATCH", &of_channel, nested(63)).await.expect(200);
+    assert_eq!(api.ask(ADMIN, "GET", &of_channel, "").await.expect(200)["customAttributes"], deepest["customAttributes"]);
     api.admin("POST", CHANNEL, json!({"url": format!("https://h/{}", "a".repeat(2048 - 10)), "events": ["BLOCK"]})).await.expect(201);
 }
 
