@@ -2,12 +2,14 @@
 //! on the path of an event.
 //!
 //! - Every error is a problem document (`error`), also for unknown paths and methods; a body that cannot be read is named by its field.
+//!   Below the paths of a product it has that product's shape.
 //! - A change is answered after this instance applied it; an event after it is durable.
 //! - What belongs to another tenant does not exist: 404.
 //! - `/openapi.json` is made from the same declarations as the routes (`openapi`).
 
 pub mod auth;
 mod error;
+mod hub;
 mod input;
 mod jobs;
 mod native;
@@ -21,7 +23,7 @@ use axum::{
     extract::Request,
     http::{Method, StatusCode, Uri},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 
@@ -117,7 +119,7 @@ type Context = Arc<Shared>;
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    let (router, document) = openapi::describe(native::routes()).split_for_parts();
+    let (router, document) = openapi::describe(native::routes().merge(hub::routes())).split_for_parts();
     let document = Arc::<str>::from(document.to_json().expect("a plain document is always JSON"));
     router
         .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
@@ -127,13 +129,19 @@ pub fn router(state: State) -> Router {
         .with_state(context)
 }
 
-async fn no_route(uri: Uri) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at `{}`: the paths are in /openapi.json", uri.path()))
+async fn no_route(uri: Uri) -> Response {
+    let detail = format!("there is nothing at `{}`: the paths are in /openapi.json", uri.path());
+    refused(&uri, Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
 }
 
-async fn no_method(method: Method, uri: Uri) -> Problem {
+async fn no_method(method: Method, uri: Uri) -> Response {
     let detail = format!("`{}` cannot be asked by {method}: the methods are in /openapi.json", uri.path());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    refused(&uri, Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail))
+}
+
+/// What no handler was found for, in the shape of the product that the path belongs to.
+fn refused(uri: &Uri, problem: Problem) -> Response {
+    hub::refused(uri, problem).unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn count(axum::extract::State(context): axum::extract::State<Context>, request: Request, next: Next) -> Response {

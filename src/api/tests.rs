@@ -24,12 +24,18 @@ use crate::{
     sources::{ingest, replay},
 };
 
+mod hub;
+mod hub_refusals;
+mod roles;
+
 const ADMIN: &str = "0123456789abcdef";
 
 struct Api {
     router: Router,
     health: Arc<MemoryHealth>,
     registry: Arc<Registry>,
+    log: Arc<dyn Log>,
+    topics: Topics,
     _directory: TempDir,
 }
 
@@ -107,7 +113,8 @@ impl Api {
             Arc::clone(&log),
             Arc::clone(topics.ingest()),
             tokio::runtime::Handle::current(),
-            replay::Config::default(),
+            // More than any test runs at once.
+            replay::Config { at_once: 64, ..replay::Config::default() },
             Arc::clone(&clock),
         );
         let reader = Arc::clone(&log);
@@ -115,12 +122,12 @@ impl Api {
         let state = State {
             registry: Arc::clone(&registry),
             health: health.clone(),
-            log,
+            log: Arc::clone(&log),
             ingest: Arc::new(ingest),
             dead_letters,
             journal,
             replays: Arc::new(replays),
-            topics,
+            topics: topics.clone(),
             addresses: Arc::default(),
             // Nobody reads the events here: whoever disables first is at the start, and by the next look everything is settled.
             positions: Arc::new(move || {
@@ -136,7 +143,7 @@ impl Api {
             clock,
             metrics,
         };
-        Api { router: router(state), health, registry, _directory: directory }
+        Api { router: router(state), health, registry, log, topics, _directory: directory }
     }
 
     async fn ask(&self, key: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
@@ -147,6 +154,16 @@ impl Api {
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
         Answer { status, kind, body }
+    }
+
+    /// Only the status; without a key there is no header for it.
+    async fn status(&self, key: Option<&str>, method: &str, path: &str, body: String) -> u16 {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(key) = key {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        }
+        let request = request.body(Body::from(body)).expect("a request");
+        self.router.clone().oneshot(request).await.expect("never fails").status().as_u16()
     }
 
     async fn admin(&self, method: &str, path: &str, body: Value) -> Answer {

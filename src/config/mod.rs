@@ -34,6 +34,9 @@ use crate::{
 };
 use document::Document;
 
+/// What is in force without any file: whoever tries it out on one machine has booked everything.
+const WITHOUT_FILE: &str = "[[tenant]]\nid = \"default\"\naccount_roles = [\"ENTERPRISE\"]\n";
+
 /// The manual: every key, its default and its reason.
 pub const MANUAL: &str = include_str!("../../config/default.toml");
 
@@ -139,11 +142,11 @@ impl Loaded {
     }
 }
 
-/// Reads the file (none: only defaults) and the environment over it.
+/// Reads the file (none: the defaults, and a tenant `default` with the role ENTERPRISE) and the environment over it.
 pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
     let name = file.map_or_else(String::new, |file| file.display().to_string());
     let text = match file.map(std::fs::read_to_string) {
-        None => String::new(),
+        None => WITHOUT_FILE.to_owned(),
         Some(Ok(text)) => text,
         Some(Err(error)) => {
             let what = format!("cannot be read: {error}; name the file by --config, or leave that out to run with the defaults");

@@ -60,7 +60,8 @@ pub enum Status {
     Disabled,
 }
 
-/// A URL that deliveries may be sent to: http or https, with a host, without credentials and fragment, at most 2,048 bytes.
+/// A URL that deliveries may be sent to: http or https, with a host, without credentials and fragment, at most 2,048 characters,
+/// both as it is written and as it is sent.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EndpointUrl(Url);
 
@@ -74,7 +75,7 @@ pub enum UrlError {
     Credentials,
     #[error("has a fragment, which is never sent: remove what follows `#`")]
     Fragment,
-    #[error("is longer than {} bytes", EndpointUrl::MAX_BYTES)]
+    #[error("is longer than {} characters", EndpointUrl::MAX_LENGTH)]
     TooLong,
     #[error("has no host")]
     NoHost,
@@ -82,13 +83,17 @@ pub enum UrlError {
 
 impl EndpointUrl {
     /// WIRE: the Hub's limit (4.2), taken for all.
-    pub const MAX_BYTES: usize = 2048;
+    pub const MAX_LENGTH: usize = 2048;
 
     pub fn parse(text: &str) -> Result<EndpointUrl, UrlError> {
-        if text.len() > EndpointUrl::MAX_BYTES {
+        // Before it is looked into, so that no huge one is; and what is kept is what will be sent, where one character may have become nine.
+        if text.chars().count() > EndpointUrl::MAX_LENGTH {
             return Err(UrlError::TooLong);
         }
         let url = Url::parse(text).map_err(UrlError::Malformed)?;
+        if url.as_str().len() > EndpointUrl::MAX_LENGTH {
+            return Err(UrlError::TooLong);
+        }
         if !matches!(url.scheme(), "http" | "https") {
             return Err(UrlError::Scheme(url.scheme().to_owned()));
         }
@@ -316,8 +321,13 @@ mod tests {
         ] {
             assert_eq!(EndpointUrl::parse(text).err(), error, "{text}");
         }
-        let long = format!("https://example.com/{}", "a".repeat(EndpointUrl::MAX_BYTES));
-        assert_eq!(EndpointUrl::parse(&long), Err(UrlError::TooLong));
+        let of = |length: usize, letter: &str| format!("https://h/{}", letter.repeat(length - "https://h/".len()));
+        assert!(EndpointUrl::parse(&of(EndpointUrl::MAX_LENGTH, "a")).is_ok());
+        assert_eq!(EndpointUrl::parse(&of(EndpointUrl::MAX_LENGTH + 1, "a")), Err(UrlError::TooLong));
+        // Kept as `%C3%A9`: it could not be read again if only what was written counted.
+        assert_eq!(EndpointUrl::parse(&of(EndpointUrl::MAX_LENGTH, "é")), Err(UrlError::TooLong));
+        let kept = EndpointUrl::parse(&of(300, "é")).expect("short enough");
+        assert_eq!(EndpointUrl::parse(kept.as_str()), Ok(kept));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct EndpointSpec {
     /// Letters, digits, `-` and `_`, at most 64; made up by the API when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// http or https, without credentials and fragment, at most 2,048 bytes.
+    /// http or https, without credentials and fragment, at most 2,048 characters.
     #[schema(example = "https://hooks.example.com/orders")]
     pub url: String,
     /// `default` when absent.

@@ -7,6 +7,7 @@ mod cli;
 mod crash;
 mod fleet;
 mod hostile;
+mod hub;
 mod kafka_log;
 mod log_contract;
 mod log_contract_kafka;

@@ -285,7 +285,7 @@ fn why_not_served(entry: &Entry) -> &'static str {
 }
 
 /// All checks: those of the document, and whether the address may be delivered to.
-fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
+pub fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
     let addresses: &address::Policy = &shared.addresses;
     let url = crate::model::EndpointUrl::parse(&spec.url).ok();
     let refused = url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string()));

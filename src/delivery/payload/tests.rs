@@ -85,6 +85,8 @@ fn cases_cover_what_the_wire_facts_list() {
         (("zenvia_v1", "/body/messageStatus/code"), CODES),
         (("conversion", "/event/type"), "lead.created quote.updated interaction.resolved"),
         (("hub", "/event/type"), HUB),
+        (("hub", "/body/message/*/*/type"), PARTS),
+        (("hub", "/body/*/type"), "TEMPLATE_STATUS TEMPLATE_CATEGORY_UPDATE"),
         (("z_api", "/event/type"), HUB),
         (("z_api", "/event/data/contents/*/type"), "TEXT LOCATION CONTACT_ARRAY INTERACTIVE_BUTTON INTERACTIVE_ACTION"),
         (("z_api", "/event/data/attachments/*/type"), "IMAGE AUDIO VIDEO DOCUMENT STICKER"),

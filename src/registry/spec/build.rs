@@ -27,6 +27,8 @@ const MAX_HEADERS: usize = 32;
 const MAX_HEADER_VALUE: usize = 4_096;
 const MAX_FILTER: usize = 2_048;
 const MAX_ATTRIBUTES: usize = 16 * 1024;
+/// Far below what a JSON reader takes (128): a record wraps them once more than the request that brought them.
+const MAX_ATTRIBUTES_DEPTH: usize = 64;
 const MAX_SECRETS: usize = 4;
 const MAX_CREDENTIAL: usize = 4_096;
 const MAX_CONCURRENCY: u32 = 1_024;
@@ -144,6 +146,8 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
     if let Some(attributes) = &spec.attributes {
         let bytes = serde_json::to_vec(attributes).map_or(0, |text| text.len());
         check.limit("attributes", bytes <= MAX_ATTRIBUTES, || format!("are longer than {MAX_ATTRIBUTES} bytes"));
+        let depth = attributes.values().map(depth).max().unwrap_or(0);
+        check.limit("attributes", depth <= MAX_ATTRIBUTES_DEPTH, || format!("are nested in more than {MAX_ATTRIBUTES_DEPTH} levels"));
     }
     match (url, format, signing, status, auth) {
         (Some(url), Some(format), Some(signing), Some(status), Some(auth)) if check.errors.is_empty() => Ok(Endpoint {
@@ -204,6 +208,16 @@ fn filter(check: &mut Check, text: &str) -> Text {
     check.limit("filter", !text.trim().is_empty(), || "is empty: leave it out to get every event".into());
     check.limit("filter", text.len() <= MAX_FILTER, || format!("is longer than {MAX_FILTER} bytes"));
     text.into()
+}
+
+/// How many levels a value has below it, itself included.
+fn depth(value: &serde_json::Value) -> usize {
+    use serde_json::Value;
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+        Value::Array(elements) => 1 + elements.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+    }
 }
 
 fn concurrency(check: &mut Check, number: u32) -> Option<NonZeroU16> {

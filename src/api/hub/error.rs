@@ -1,0 +1,142 @@
+//! Errors as the two families of routes write them (WIRE.md 4.1); they are not alike.
+//!
+//! | family | body |
+//! |---|---|
+//! | channel | `{"error": 422, "message": "…"}` |
+//! | template | `{"error": "…"}` |
+//!
+//! Neither has room for a list of fields, so all that is wrong stands in the text, each with its path. A field that is wrong is a 400 here, where the
+//! native API says 422: the product keeps that for the role and for events of the other family.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{api::error::Problem, model::FieldError, registry::WriteError};
+
+/// Which routes were called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    Channel,
+    Template,
+}
+
+impl Family {
+    /// That of a path, whether there is a route for it or not.
+    pub fn of(path: &str) -> Option<Family> {
+        let below = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if below("/v1/channels") {
+            Some(Family::Channel)
+        } else if below("/v1/webhooks") {
+            Some(Family::Template)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why a request was not done; nothing was changed.
+#[derive(Debug)]
+pub struct Error {
+    family: Family,
+    status: StatusCode,
+    message: String,
+    retry_after: Option<u32>,
+}
+
+/// An error of the channel routes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HubChannelError)]
+pub struct ChannelError {
+    /// The status.
+    #[schema(example = 422)]
+    error: u16,
+    #[schema(example = "This action requires ENTERPRISE role")]
+    message: String,
+}
+
+/// An error of the template routes.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HubTemplateError)]
+pub struct TemplateError {
+    #[schema(example = "Global webhooks (without instance) accept only template events")]
+    error: String,
+}
+
+impl Error {
+    pub fn new(family: Family, status: StatusCode, message: impl Into<String>) -> Error {
+        Error { family, status, message: message.into(), retry_after: None }
+    }
+
+    /// What another part of the API refused, as this family says it.
+    pub fn of(family: Family, problem: Problem) -> Error {
+        let retry_after = problem.retry_after();
+        if is_invalid(&problem) {
+            return Error::wrong(family, problem.errors());
+        }
+        Error { retry_after, ..Error::new(family, problem.status(), problem.detail()) }
+    }
+
+    pub fn write(family: Family, error: WriteError) -> Error {
+        match error {
+            WriteError::NotFound { .. } => Error::not_found(family),
+            other => Error::of(family, other.into()),
+        }
+    }
+
+    /// 400: all the fields that are wrong.
+    pub fn wrong(family: Family, errors: &[FieldError]) -> Error {
+        let told: Vec<String> = errors.iter().map(|error| format!("{} {}", error.path, error.message)).collect();
+        Error::new(family, StatusCode::BAD_REQUEST, told.join("; "))
+    }
+
+    pub fn not_found(family: Family) -> Error {
+        Error::new(family, StatusCode::NOT_FOUND, "Webhook not found")
+    }
+
+    pub fn needs_enterprise(family: Family) -> Error {
+        Error::new(family, StatusCode::UNPROCESSABLE_ENTITY, "This action requires ENTERPRISE role")
+    }
+
+    /// Events of the other family were asked for.
+    pub fn crossing(family: Family) -> Error {
+        let message = match family {
+            Family::Channel => "Channel webhooks accept only channel events; template events belong to /v1/webhooks",
+            Family::Template => "Global webhooks (without instance) accept only template events",
+        };
+        Error::new(family, StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    /// As a change words what is wrong with it.
+    pub fn in_change(self) -> Error {
+        let is_field = self.status == StatusCode::BAD_REQUEST;
+        let message = if is_field { format!("Validation error: {}", self.message) } else { self.message };
+        Error { message, ..self }
+    }
+}
+
+/// It could be read, and its fields are wrong.
+pub fn is_invalid(problem: &Problem) -> bool {
+    problem.code() == "invalid"
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = match self.family {
+            Family::Channel => (self.status, Json(ChannelError { error: self.status.as_u16(), message: self.message })).into_response(),
+            Family::Template => (self.status, Json(TemplateError { error: self.message })).into_response(),
+        };
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,46 @@
+//! Hub Message / Omni: webhooks of a channel (`/v1/channels/{channelId}/webhooks`) and of templates (`/v1/webhooks`), WIRE.md 4.1 to 4.4.
+//!
+//! A webhook is a view on an endpoint (WIRE.md section 0, row 1).
+//!
+//! - A channel shows every endpoint of the tenant that has one of the Hub's formats and this channel among its channels; the template routes those
+//!   without channels that hear of template events. Whoever made it: this API, the native one, or the configuration file.
+//! - A change touches what it names. Further channels, types of others, filters, limits and headers stay as they are; what cannot be said in this
+//!   API without destroying them is refused. Taking a webhook out of one of several channels leaves the others.
+//! - Every call needs the account role ENTERPRISE of its tenant, before anything else is looked at but who calls.
+//! - The two families have error bodies of their own ([`error`]), also for what is refused before a handler is reached.
+//!
+//! `translate` knows how the two documents go into each other, `events` the names of events; `work` does what the routes of both families share.
+
+mod call;
+mod channel;
+mod error;
+mod events;
+mod template;
+mod translate;
+mod webhook;
+mod work;
+
+use axum::{
+    http::Uri,
+    response::{IntoResponse, Response},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::error::{Error, Family};
+use super::{Context, error::Problem};
+
+pub fn routes() -> OpenApiRouter<Context> {
+    OpenApiRouter::new()
+        .routes(routes!(channel::list, channel::create))
+        .routes(routes!(channel::get, channel::patch, channel::delete))
+        .routes(routes!(template::list, template::create))
+        .routes(routes!(template::get, template::patch, template::delete))
+}
+
+/// The answer to what no route was found for, if the path belongs to this product.
+pub fn refused(uri: &Uri, problem: Problem) -> Result<Response, Problem> {
+    match Family::of(uri.path()) {
+        Some(family) => Ok(Error::of(family, problem).into_response()),
+        None => Err(problem),
+    }
+}
