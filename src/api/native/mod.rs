@@ -4,9 +4,9 @@ pub mod events;
 
 mod attempts;
 mod dead_letters;
-mod endpoints;
+pub mod endpoints;
 mod replays;
-mod status;
+pub mod status;
 mod tenants;
 mod tokens;
 mod view;
@@ -43,7 +43,7 @@ impl<T> Page<T> {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+pub struct ListQuery {
     /// Only the admin token sees more than one.
     tenant: Option<String>,
     /// 1 to 1,000; 100 when absent.

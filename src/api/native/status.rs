@@ -132,7 +132,7 @@ pub async fn positions(shared: &Shared) -> Result<Vec<Position>, Problem> {
 }
 
 /// Makes it Active and waits until the registry says so. The health store makes the transition, so that it is told once, like any other.
-async fn activate(shared: &Shared, entry: Entry) -> Result<Entry, Problem> {
+pub async fn activate(shared: &Shared, entry: Entry) -> Result<Entry, Problem> {
     let id = &entry.endpoint.id;
     if let Some(record) = entry.health_record() {
         // A store that has lost it would see nothing to change.
