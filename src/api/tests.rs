@@ -411,8 +411,16 @@ async fn the_description_has_every_route_and_is_openapi_3_1() {
         ("/v1/dead-letters/redrive", "post"),
         ("/v1/replays/{id}", "get"),
         ("/v1/attempts", "get"),
+        ("/v2/subscriptions", "post"),
+        ("/v2/subscriptions/{subscriptionId}", "patch"),
+        ("/v1/subscriptions", "post"),
+        ("/v1/notifications/topics", "get"),
+        ("/v1/notifications/subscription/{id}", "delete"),
     ] {
         assert!(answer["paths"][path][method].is_object(), "{method} {path}");
+    }
+    for scheme in ["api-key", "bearer", "signature", "token"] {
+        assert!(answer["components"]["securitySchemes"][scheme].is_object(), "{scheme}");
     }
     // Every reference leads somewhere.
     let text = answer.to_string();

@@ -16,3 +16,4 @@ mod reload;
 mod retries;
 mod round_trip;
 mod suspension;
+mod zenvia;
