@@ -308,7 +308,8 @@ pub(super) mod tests {
     #[test]
     fn the_rows_of_the_products_contract_hold() {
         let rules = Rules::default();
-        let rows: &[(&str, &[(Seen, u32)], HealthState)] = &[
+        type Row = (&'static str, &'static [(Seen, u32)], HealthState);
+        let rows: &[Row] = &[
             ("slow answer: counts on the first attempt while ACTIVE", &[(Slow, 10)], Degraded),
             ("slow answer: not on a retry", &[(SlowRetry, 100)], Active),
             ("slow answer: never leads to INACTIVE", &[(Slow, 1_000)], Degraded),
