@@ -2,19 +2,24 @@
 //! on the path of an event.
 //!
 //! - Every error is a problem document (`error`), also for unknown paths and methods; a body that cannot be read is named by its field.
-//!   Below the paths of a product it has that product's shape.
+//!   Below the paths of a product it has that product's shape (`shape`).
 //! - A change is answered after this instance applied it; an event after it is durable.
 //! - What belongs to another tenant does not exist: 404.
 //! - `/openapi.json` is made from the same declarations as the routes (`openapi`).
 
 pub mod auth;
+mod conversion;
 mod error;
+mod fields;
 mod hub;
 mod input;
 mod jobs;
 mod native;
 mod openapi;
 mod rates;
+mod shape;
+mod signature;
+mod zenvia;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -119,12 +124,15 @@ type Context = Arc<Shared>;
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    let (router, document) = openapi::describe(native::routes().merge(hub::routes())).split_for_parts();
+    let routes = native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes());
+    let (router, document) = openapi::describe(routes).split_for_parts();
     let document = Arc::<str>::from(document.to_json().expect("a plain document is always JSON"));
     router
         .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&context), auth::identify))
+        .layer(middleware::from_fn(shape::apply))
         .layer(middleware::from_fn_with_state(Arc::clone(&context), count))
         .with_state(context)
 }

@@ -27,27 +27,29 @@ use crate::{
 mod hub;
 mod hub_refusals;
 mod roles;
+mod tokens;
 
-const ADMIN: &str = "0123456789abcdef";
+pub const ADMIN: &str = "0123456789abcdef";
 
-struct Api {
+/// The routes on real components, without a socket.
+pub struct Api {
     router: Router,
-    health: Arc<MemoryHealth>,
-    registry: Arc<Registry>,
+    pub health: Arc<MemoryHealth>,
+    pub registry: Arc<Registry>,
     log: Arc<dyn Log>,
     topics: Topics,
     _directory: TempDir,
 }
 
 /// Answer of a request.
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     kind: String,
-    body: Value,
+    pub body: Value,
 }
 
 impl Answer {
-    fn expect(self, status: u16) -> Value {
+    pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         if status >= 400 {
             assert_eq!(self.kind, "application/problem+json");
@@ -63,7 +65,12 @@ impl Answer {
 }
 
 impl Api {
-    async fn start() -> Api {
+    pub async fn start() -> Api {
+        Api::with(Vec::new()).await
+    }
+
+    /// With declared endpoints.
+    pub async fn with(declared: Vec<crate::model::Endpoint>) -> Api {
         let directory = tempfile::tempdir().expect("a directory");
         let metrics = Metrics::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -74,7 +81,7 @@ impl Api {
         let options = Options {
             topic: Arc::clone(topics.registry()),
             key: Key::from_bytes(&[1; 32]),
-            declared: Vec::new(),
+            declared,
             tenants: Vec::new(),
             may_be_new: true,
         };
@@ -146,12 +153,11 @@ impl Api {
         Api { router: router(state), health, registry, log, topics, _directory: directory }
     }
 
-    async fn ask(&self, key: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+    pub async fn ask(&self, key: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer {key}"));
-        let response = self.router.clone().oneshot(request.body(body.into()).expect("a request")).await.expect("never fails");
-        let status = response.status().as_u16();
-        let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned()).unwrap_or_default();
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let (head, body) = self.send(request.body(body.into()).expect("a request")).await;
+        let status = head.status.as_u16();
+        let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned()).unwrap_or_default();
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
         Answer { status, kind, body }
     }
@@ -166,17 +172,23 @@ impl Api {
         self.router.clone().oneshot(request).await.expect("never fails").status().as_u16()
     }
 
-    async fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub async fn send(&self, request: Request) -> (axum::http::response::Parts, bytes::Bytes) {
+        let response = self.router.clone().oneshot(request).await.expect("never fails");
+        let (head, body) = response.into_parts();
+        (head, body.collect().await.expect("a body").to_bytes())
+    }
+
+    pub async fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
         self.ask(ADMIN, method, path, if body.is_null() { String::new() } else { body.to_string() }).await
     }
 
-    async fn token(&self, tenant: &str, role: &str) -> String {
+    pub async fn token(&self, tenant: &str, role: &str) -> String {
         let body = self.admin("POST", "/v1/tokens", json!({"name": "t", "tenant": tenant, "role": role})).await.expect(201);
         body["key"].as_str().expect("a key").to_owned()
     }
 
     /// Asks until the answer is as wanted.
-    async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let body = self.admin("GET", path, Value::Null).await.expect(200);
@@ -415,8 +427,16 @@ async fn the_description_has_every_route_and_is_openapi_3_1() {
         ("/v1/dead-letters/redrive", "post"),
         ("/v1/replays/{id}", "get"),
         ("/v1/attempts", "get"),
+        ("/v2/subscriptions", "post"),
+        ("/v2/subscriptions/{subscriptionId}", "patch"),
+        ("/v1/subscriptions", "post"),
+        ("/v1/notifications/topics", "get"),
+        ("/v1/notifications/subscription/{id}", "delete"),
     ] {
         assert!(answer["paths"][path][method].is_object(), "{method} {path}");
+    }
+    for scheme in ["api-key", "bearer", "signature", "token"] {
+        assert!(answer["components"]["securitySchemes"][scheme].is_object(), "{scheme}");
     }
     // Every reference leads somewhere.
     let text = answer.to_string();

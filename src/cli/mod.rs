@@ -9,6 +9,7 @@ mod endpoint;
 pub mod listen;
 mod send;
 mod table;
+mod token;
 pub mod verify;
 
 use std::{io, path::PathBuf};
@@ -39,6 +40,8 @@ pub enum Command {
     Listen(listen::Arguments),
     #[command(subcommand)]
     Endpoint(Box<endpoint::Command>),
+    #[command(subcommand)]
+    Token(token::Command),
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
     Completions(completions::Arguments),
@@ -80,6 +83,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Send(arguments) => block_on(send::run(*arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Endpoint(command) => block_on(endpoint::run(*command)),
+        Command::Token(command) => block_on(token::run(command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
         Command::Completions(arguments) => completions::run(&arguments),
     }

@@ -304,6 +304,38 @@ pub(super) mod tests {
         }
     }
 
+    /// The rows of WIRE.md 1.5, under their names, for the rules as they are by default.
+    #[test]
+    fn the_rows_of_the_products_contract_hold() {
+        let rules = Rules::default();
+        type Row = (&'static str, &'static [(Seen, u32)], HealthState);
+        let rows: &[Row] = &[
+            ("slow answer: counts on the first attempt while ACTIVE", &[(Slow, 10)], Degraded),
+            ("slow answer: not on a retry", &[(SlowRetry, 100)], Active),
+            ("slow answer: never leads to INACTIVE", &[(Slow, 1_000)], Degraded),
+            ("weight of a timeout: 10 ordinary failures", &[(Error, 490), (Timeout, 1)], Inactive),
+            ("ACTIVE to DEGRADED: not by 9 ordinary failures", &[(Error, 9)], Active),
+            ("ACTIVE to DEGRADED: 10 consecutive ordinary failures", &[(Error, 10)], Degraded),
+            ("ACTIVE to DEGRADED: 1 timeout is enough", &[(Timeout, 1)], Degraded),
+            ("consecutive: a success ends the row", &[(Error, 9), (Ok, 1), (Error, 9)], Active),
+            ("to INACTIVE: not by 499 ordinary failures", &[(Error, 499)], Degraded),
+            ("to INACTIVE: 500 consecutive ordinary failures", &[(Error, 500)], Inactive),
+            ("to INACTIVE: not by 49 timeouts", &[(Timeout, 49)], Degraded),
+            ("to INACTIVE: 50 consecutive timeouts", &[(Timeout, 50)], Inactive),
+            ("DEGRADED to ACTIVE: not by 49 successes", &[(Timeout, 1), (Ok, 49)], Degraded),
+            ("DEGRADED to ACTIVE: 50 consecutive successes", &[(Timeout, 1), (Ok, 50)], Active),
+            ("DEGRADED to ACTIVE: a slow answer counts neither way", &[(Timeout, 1), (Ok, 49), (Slow, 5), (SlowRetry, 5), (Ok, 1)], Active),
+            ("DEGRADED to ACTIVE: a change of the URL", &[(Timeout, 1), (UrlChanged, 1)], Active),
+            ("a change of the URL no longer revives INACTIVE", &[(Timeout, 50), (UrlChanged, 1)], Inactive),
+            ("counter expiry: failures, 8 hours after the first", &[(Error, 9), (Hours, 8), (Error, 1)], Active),
+            ("counter expiry: not before", &[(Error, 9), (Hours, 7), (Error, 1)], Degraded),
+            ("counter expiry: successes, 8 hours after the first", &[(Timeout, 1), (Ok, 49), (Hours, 8), (Ok, 1)], Degraded),
+        ];
+        for (row, seen, state) in rows {
+            assert_eq!(run(seen, &rules).state, *state, "{row}");
+        }
+    }
+
     #[test]
     fn the_next_attempt_of_a_lone_request_counts_though_it_began_in_the_same_millisecond() {
         let rules = Rules::default();

@@ -24,8 +24,10 @@ pub mod spec;
 mod view;
 mod write;
 
+mod criteria;
 mod follow;
 mod record;
+mod uses;
 
 use std::{
     path::Path,
@@ -55,7 +57,7 @@ use self::{
 };
 use crate::{
     log::{From as ReadFrom, Log, LogError},
-    model::{Clock, Endpoint, Rate, Secret, Text, TopicPartition, token::Token},
+    model::{Clock, Endpoint, Rate, Secret, Text, Timestamp, TopicPartition, token::Token},
     telemetry::Metrics,
 };
 
@@ -316,6 +318,17 @@ impl Registry {
 
     pub fn token(&self, id: &str) -> Option<Arc<Token>> {
         self.view().token(id)
+    }
+
+    /// When a token was used last, as far as this instance knows: other instances tell it at most once an hour.
+    pub fn last_used(&self, id: &str) -> Option<Timestamp> {
+        self.view().uses(id)?.last()
+    }
+
+    /// Notes that a token is used. True: it is time to store that, by [`Registry::record_use`], which is nothing to wait for.
+    pub fn note_use(&self, id: &str, now: Timestamp) -> bool {
+        let uses = self.view().uses(id);
+        uses.is_some_and(|uses| uses.note(now))
     }
 
     /// Like [`Registry::endpoints`].

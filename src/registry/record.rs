@@ -5,7 +5,8 @@
 //! | `registry` | the id of the topic and of the key that seals its secrets, made with the topic |
 //! | `endpoint/<id>` | what a person configured, secrets sealed |
 //! | `health/<id>` | what health decided, so that the two never overwrite each other |
-//! | `token/<id>` | a token of the API, with the hash of its key |
+//! | `token/<id>` | a token of the API, with the hash of its key and, sealed, the secret of a signature token |
+//! | `used/<id>` | when a token was used last, apart from the token: a use that is noted late must not bring back a revoked one |
 //! | `tenant/<id>` | roles and limits of a tenant |
 //!
 //! Unknown keys and unknown fields are passed over: an older instance lives beside a newer one while a fleet is updated.
@@ -20,7 +21,7 @@ use super::{
     seal::{Key, SealError, Sealed},
     spec::{EndpointSpec, SecretText, Secrets},
 };
-use crate::model::{Endpoint, HealthRecord, Position, Text, Timestamp};
+use crate::model::{Endpoint, HealthRecord, Position, Secret, Text, Timestamp, token::Token};
 
 /// A key of the topic, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub enum RecordKey {
     Endpoint(Text),
     Health(Text),
     Token(Text),
+    Used(Text),
     Tenant(Text),
 }
 
@@ -45,6 +47,7 @@ impl RecordKey {
             "endpoint" => Some(RecordKey::Endpoint(id)),
             "health" => Some(RecordKey::Health(id)),
             "token" => Some(RecordKey::Token(id)),
+            "used" => Some(RecordKey::Used(id)),
             "tenant" => Some(RecordKey::Tenant(id)),
             _ => None,
         }
@@ -58,6 +61,7 @@ impl std::fmt::Display for RecordKey {
             RecordKey::Endpoint(id) => write!(out, "endpoint/{id}"),
             RecordKey::Health(id) => write!(out, "health/{id}"),
             RecordKey::Token(id) => write!(out, "token/{id}"),
+            RecordKey::Used(id) => write!(out, "used/{id}"),
             RecordKey::Tenant(id) => write!(out, "tenant/{id}"),
         }
     }
@@ -210,6 +214,35 @@ pub fn decode_endpoint(id: &Text, value: &[u8], offset: i64, key: &Key) -> Resul
     Ok((endpoint, stored.suspension))
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredToken {
+    #[serde(flatten)]
+    token: Token,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<Sealed>,
+}
+
+/// The value of `token/<id>`.
+pub fn encode_token(token: &Token, key: &Key) -> Bytes {
+    let record = RecordKey::Token(token.id.clone()).to_string();
+    let sealed = token.secret.as_ref().map(|secret| key.seal(&record, secret.expose()));
+    encode(&StoredToken { token: token.clone(), sealed })
+}
+
+/// The token of a record with the key `token/<id>`.
+pub fn decode_token(id: &Text, value: &[u8], key: &Key) -> Result<Token, RecordError> {
+    let StoredToken { mut token, sealed } = decode(value)?;
+    let opened = sealed.map(|sealed| key.open(&RecordKey::Token(id.clone()).to_string(), &sealed)).transpose()?;
+    token.secret = opened.map(|plain| Secret::new(plain.as_slice()));
+    Ok(token)
+}
+
+/// The value of `used/<id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    pub at: Timestamp,
+}
+
 pub fn encode(value: &impl Serialize) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("plain data is always JSON"))
 }
@@ -221,6 +254,7 @@ pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::token::{Role, TokenKind};
 
     fn endpoint(json: &str) -> Endpoint {
         let mut spec: EndpointSpec = serde_json::from_str(json).expect(json);
@@ -258,12 +292,34 @@ mod tests {
     }
 
     #[test]
+    fn a_token_comes_back_with_its_secret_which_is_not_to_be_seen() {
+        let key = Key::from_bytes(&[1; 32]);
+        let mut token = Token {
+            id: "t".into(),
+            tenant: "acme".into(),
+            name: "n".into(),
+            kind: TokenKind::Signature,
+            role: Role::Admin,
+            key_sha256: "abc".into(),
+            created_at: Timestamp::UNIX_EPOCH,
+            secret: Some(Secret::new("hunter2")),
+        };
+        let value = encode_token(&token, &key);
+        assert!(!String::from_utf8_lossy(&value).contains("hunter2") && !format!("{token:?}").contains("hunter2"));
+        assert_eq!(decode_token(&token.id, &value, &key).expect("ours"), token);
+        assert!(matches!(decode_token(&"other".into(), &value, &key), Err(RecordError::Seal(_))), "sealed for this token alone");
+        token.secret = None;
+        assert_eq!(decode_token(&token.id, &encode_token(&token, &key), &key).expect("without one"), token);
+    }
+
+    #[test]
     fn keys_are_taken_apart_and_unknown_ones_are_none() {
         for (text, key) in [
             ("registry", Some(RecordKey::Registry)),
             ("endpoint/a", Some(RecordKey::Endpoint("a".into()))),
             ("health/a/b", Some(RecordKey::Health("a/b".into()))),
             ("token/t", Some(RecordKey::Token("t".into()))),
+            ("used/t", Some(RecordKey::Used("t".into()))),
             ("tenant/t", Some(RecordKey::Tenant("t".into()))),
             ("agent/t", None),
             ("x", None),

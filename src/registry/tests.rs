@@ -1,3 +1,4 @@
+mod concurrent;
 mod memory;
 
 use std::sync::mpsc;
@@ -175,6 +176,7 @@ async fn a_token_is_known_by_its_key_until_it_is_revoked() {
         role: Role::Developer,
         key_sha256: hash_of_key("hunter2"),
         created_at: Timestamp::UNIX_EPOCH,
+        secret: None,
     };
     ours.create_token(token.clone()).await.expect("created");
     assert_eq!(ours.authenticate("hunter2").as_deref(), Some(&token));

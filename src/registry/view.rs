@@ -11,8 +11,10 @@ use std::{
 
 use super::{
     Tenant,
+    criteria::{self, Criteria},
     record::{self, Identity, RecordError, RecordKey, StoredHealth, Suspension},
     seal::Key,
+    uses::Use,
 };
 use crate::{
     log::Record,
@@ -92,6 +94,10 @@ pub struct View {
     /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
     health: HashMap<Text, Arc<StoredHealth>, foldhash::fast::RandomState>,
     tokens: BTreeMap<Text, Arc<Token>>,
+    /// Also of tokens that are not (or not yet) there, like `health`.
+    uses: HashMap<Text, Arc<Use>>,
+    /// Endpoints by what their number is limited by; those that came too late for it are not among them.
+    criteria: HashMap<Criteria, BTreeSet<Text>>,
     /// By the hash of the key.
     by_key: HashMap<String, Arc<Token>>,
     tenants: BTreeMap<Text, Arc<Tenant>>,
@@ -107,6 +113,7 @@ impl View {
         let mut view = View::default();
         for mut endpoint in declared {
             endpoint.registry_offset = Endpoint::DECLARED;
+            view.recount(&endpoint.id, None, Criteria::of(&endpoint));
             view.endpoints.insert(endpoint.id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
         }
         for mut tenant in tenants {
@@ -130,6 +137,7 @@ impl View {
         for id in gone {
             let before = self.entry(&id);
             self.endpoints.remove(&id);
+            self.recount(&id, before.as_ref(), None);
             changes.extend(self.changed(&id, before));
         }
         for mut endpoint in declared {
@@ -145,6 +153,7 @@ impl View {
                 None => {}
             }
             let before = self.entry(&id);
+            self.recount(&id, before.as_ref(), Criteria::of(&endpoint));
             self.endpoints.insert(id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
             changes.extend(self.changed(&id, before));
         }
@@ -182,6 +191,7 @@ impl View {
                 let offset = record.position.offset;
                 let new = value.map(|value| record::decode_endpoint(id, value, offset, key)).transpose().map_err(unreadable)?;
                 let before = self.entry(id);
+                self.count_in(id, before.as_ref(), new.as_ref().and_then(|(endpoint, _)| Criteria::of(endpoint)), record);
                 match new {
                     Some((endpoint, disabled)) => {
                         let configured = Configured { endpoint: Arc::new(endpoint), disabled: disabled.map(Arc::new) };
@@ -203,13 +213,26 @@ impl View {
                 Ok(self.changed(id, before))
             }
             RecordKey::Token(id) => {
-                let new: Option<Token> = value.map(record::decode).transpose().map_err(unreadable)?;
+                let new = value.map(|value| record::decode_token(id, value, key)).transpose().map_err(unreadable)?;
                 if let Some(old) = self.tokens.remove(id) {
                     self.by_key.remove(&old.key_sha256);
                 }
-                if let Some(token) = new.map(Arc::new) {
-                    self.by_key.insert(token.key_sha256.clone(), Arc::clone(&token));
-                    self.tokens.insert(id.clone(), token);
+                match new.map(Arc::new) {
+                    Some(token) => {
+                        self.uses.entry(id.clone()).or_default();
+                        self.by_key.insert(token.key_sha256.clone(), Arc::clone(&token));
+                        self.tokens.insert(id.clone(), token);
+                    }
+                    None => drop(self.uses.remove(id)),
+                }
+                Ok(None)
+            }
+            RecordKey::Used(id) => {
+                let used: Option<record::Used> = value.map(record::decode).transpose().map_err(unreadable)?;
+                match used {
+                    Some(used) => self.uses.entry(id.clone()).or_default().stored(used.at),
+                    None if self.tokens.contains_key(id) => {}
+                    None => drop(self.uses.remove(id)),
                 }
                 Ok(None)
             }
@@ -226,6 +249,42 @@ impl View {
                 Ok(None)
             }
         }
+    }
+
+    /// Keeps the count of criteria. An endpoint that is created under the rule and comes too late is not counted: it is about to be taken back by
+    /// its writer, and must not stand in the way of the next one until then.
+    fn count_in(&mut self, id: &Text, before: Option<&Entry>, criteria: Option<Criteria>, record: &Record) {
+        let is_late = before.is_none() && record.header(criteria::MARK).is_some() && criteria.as_ref().is_some_and(|of| self.is_full(of));
+        self.recount(id, before, criteria.filter(|_| !is_late));
+    }
+
+    fn recount(&mut self, id: &Text, before: Option<&Entry>, now: Option<Criteria>) {
+        let was = before.and_then(|entry| Criteria::of(&entry.endpoint));
+        if was == now {
+            // One that was not counted stays so.
+            return;
+        }
+        if let Some(was) = was
+            && let Some(ids) = self.criteria.get_mut(&was)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.criteria.remove(&was);
+            }
+        }
+        if let Some(now) = now {
+            self.criteria.entry(now).or_default().insert(id.clone());
+        }
+    }
+
+    fn is_full(&self, criteria: &Criteria) -> bool {
+        self.criteria.get(criteria).is_some_and(|ids| ids.len() >= Criteria::AT_MOST)
+    }
+
+    /// Whether as many endpoints as there may be have the criteria of this one, itself apart.
+    pub fn is_one_too_many(&self, endpoint: &Endpoint) -> bool {
+        let ids = Criteria::of(endpoint).and_then(|criteria| self.criteria.get(&criteria));
+        ids.is_some_and(|ids| !ids.contains(&endpoint.id) && ids.len() >= Criteria::AT_MOST)
     }
 
     fn changed(&self, id: &Text, before: Option<Entry>) -> Option<Change> {
@@ -273,6 +332,11 @@ impl View {
 
     pub fn token_by_key_hash(&self, hash: &str) -> Option<Arc<Token>> {
         self.by_key.get(hash).cloned()
+    }
+
+    /// The uses of a token, while it is there.
+    pub fn uses(&self, id: &str) -> Option<Arc<Use>> {
+        self.uses.get(id).cloned()
     }
 
     pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {

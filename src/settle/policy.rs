@@ -392,6 +392,26 @@ mod tests {
         assert_eq!(policy.decide(&attempt(1), &delivery(now()), &endpoint, now(), 0.0), Settlement::DeadLetter(DeadReason::Exhausted));
     }
 
+    /// WIRE.md 1.5, rows "Retry spacing" and "Retry count".
+    #[test]
+    fn the_preset_of_zenvia_is_thirty_retries_at_least_thirty_seconds_apart() {
+        let mut endpoint = endpoint();
+        endpoint.retry = Some(RetrySchedule::zenvia());
+        let policy = policy(|_| ());
+        let decide = |number, random| {
+            let attempt = attempt(number, Outcome::Failed(Failure::ResponseTimeout));
+            policy.decide(&attempt, &delivery(now()), &endpoint, now(), random)
+        };
+        for number in 1..=30 {
+            assert_eq!(decide(number, 0.0), retry(30, 30), "after attempt {number}");
+            for random in [0.5, 1.0] {
+                let Settlement::Retry { tier, due_at } = decide(number, random) else { panic!("after attempt {number}") };
+                assert!(tier == seconds(30) && due_at > now() + seconds(30), "jitter only lengthens");
+            }
+        }
+        assert_eq!(decide(31, 0.0), Settlement::DeadLetter(DeadReason::Exhausted), "the first attempt and thirty retries");
+    }
+
     #[test]
     fn what_would_come_too_late_has_expired() {
         let policy = policy(|_| ());

@@ -17,3 +17,4 @@ mod reload;
 mod retries;
 mod round_trip;
 mod suspension;
+mod zenvia;

@@ -119,32 +119,8 @@ pub async fn patch(
 ) -> Result<Json<EndpointView>, Problem> {
     caller.need(Role::Developer)?;
     visible(&context, &caller, &id)?;
-    let positions =
-        if fields.get("status").is_some_and(|status| status == "disabled") { Some(status::positions(&context).await?) } else { None };
-    let mut moved = false;
-    let mut refused = None;
-    let result = context
-        .registry
-        .update_endpoint(&id, |entry| {
-            let patched = merged(&entry.endpoint, &fields).and_then(|spec| checked(spec, &context));
-            let new = patched.map_err(|problem| {
-                refused = Some(problem);
-                WriteError::Invalid(Vec::new())
-            })?;
-            moved = new.url != entry.endpoint.url;
-            let mut draft = Draft::of(entry);
-            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
-            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), context.clock.now());
-            Ok(draft)
-        })
-        .await;
-    if let Some(problem) = refused {
-        return Err(problem);
-    }
-    let entry = result?;
-    if moved {
-        context.health.report(&entry.endpoint.id, Observation::UrlChanged);
-    }
+    let disables = fields.get("status").is_some_and(|status| status == "disabled");
+    let entry = change(&context, &id, disables, |entry| merged(&entry.endpoint, &fields)).await?;
     tracing::info!(endpoint = %id, fields = ?fields.keys().collect::<Vec<_>>(), "endpoint changed");
     let made_secret = fields.contains_key("signing") && !fields.contains_key("secret");
     Ok(Json(if made_secret { EndpointView::with_secret(&context, &entry) } else { EndpointView::of(&context, &entry) }))
@@ -156,10 +132,7 @@ pub async fn patch(
 pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
     caller.need(Role::Developer)?;
     visible(&context, &caller, &id)?;
-    let entry = context.registry.delete_endpoint(&id).await?;
-    context.health.forget(&entry.endpoint.id);
-    context.journal.forget(&entry.endpoint.id);
-    tracing::info!(endpoint = %id, "endpoint deleted");
+    remove(&context, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -272,6 +245,71 @@ pub async fn test(
         offset: position.offset,
     };
     Ok((StatusCode::ACCEPTED, Json(accepted)))
+}
+
+/// Changes an endpoint to what `make` makes of it. All checks are made before anything is stored; health learns of a URL that moved. `disables`:
+/// whether it may be disabled by that, for then it has to be known where the sources are.
+pub async fn change(
+    shared: &Shared,
+    id: &str,
+    disables: bool,
+    make: impl Fn(&Entry) -> Result<EndpointSpec, Problem>,
+) -> Result<Entry, Problem> {
+    let positions = if disables { Some(status::positions(shared).await?) } else { None };
+    let mut moved = false;
+    let mut refused = None;
+    let result = shared
+        .registry
+        .update_endpoint(id, |entry| {
+            let new = make(entry).and_then(|spec| checked(spec, shared)).map_err(|problem| {
+                refused = Some(problem);
+                WriteError::Invalid(Vec::new())
+            })?;
+            moved = new.url != entry.endpoint.url;
+            let mut draft = Draft::of(entry);
+            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
+            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), shared.clock.now());
+            Ok(draft)
+        })
+        .await;
+    if let Some(problem) = refused {
+        return Err(problem);
+    }
+    let entry = result?;
+    if moved {
+        shared.health.report(&entry.endpoint.id, Observation::UrlChanged);
+    }
+    Ok(entry)
+}
+
+/// The document of an endpoint as it is: where a change begins.
+pub fn document(entry: &Entry) -> EndpointSpec {
+    EndpointSpec::of(&entry.endpoint)
+}
+
+/// Deletes an endpoint and what is known of it.
+pub async fn remove(shared: &Shared, id: &str) -> Result<(), Problem> {
+    let entry = shared.registry.delete_endpoint(id).await?;
+    shared.health.forget(&entry.endpoint.id);
+    shared.journal.forget(&entry.endpoint.id);
+    tracing::info!(endpoint = %id, "endpoint deleted");
+    Ok(())
+}
+
+/// All endpoints of a tenant (none: of all) that are wanted, in the order of their ids. Read in pages, so that the registry can go on in between.
+pub fn all(shared: &Shared, tenant: Option<&str>, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    const PAGE: usize = 1_000;
+    let mut found = Vec::new();
+    let mut after: Option<Text> = None;
+    loop {
+        let page = shared.registry.endpoints(tenant, after.as_deref(), PAGE);
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|entry| entry.endpoint.id.clone());
+        found.extend(page.into_iter().filter(|entry| wanted(entry)));
+        if is_last {
+            return found;
+        }
+    }
 }
 
 /// The endpoint, if it is there for this caller.
