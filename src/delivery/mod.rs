@@ -15,6 +15,7 @@ pub mod address;
 mod auth;
 mod classify;
 mod client;
+mod oauth;
 mod payload;
 mod request;
 mod sender;
@@ -23,7 +24,11 @@ pub mod signature;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytesize::ByteSize;
@@ -33,6 +38,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use url::Url;
 
+pub use oauth::RefreshTokens;
 pub use sender::Sender;
 
 use crate::{model::Clock, telemetry::metrics::Metrics};
@@ -146,7 +152,7 @@ impl Proxy {
 pub struct Shared {
     config: Config,
     policy: Arc<address::Policy>,
-    tls: Arc<rustls::ClientConfig>,
+    tls: client::tls::Tls,
     /// What the system says about name servers, read once. Without it literals can still be delivered to.
     resolver: Result<(ResolverConfig, ResolverOpts), String>,
     proxy: Option<Proxy>,
@@ -154,6 +160,7 @@ pub struct Shared {
     answer_limit: usize,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refresh_tokens: OnceLock<RefreshTokens>,
 }
 
 impl Shared {
@@ -169,7 +176,7 @@ impl Shared {
         }
         Ok(Arc::new(Shared {
             policy: Arc::new(address::Policy::new(config.allow_networks.clone())),
-            tls: client::tls::config(config.ca_file.as_deref(), config.http2)?,
+            tls: client::tls::Tls::new(config.ca_file.as_deref(), config.http2)?,
             resolver,
             proxy: config.proxy.as_ref().map(Proxy::new).transpose().map_err(|problem| format!("delivery.proxy {problem}"))?,
             user_agent: HeaderValue::from_str(&config.user_agent).map_err(|_| "delivery.user_agent is no header text")?,
@@ -177,7 +184,13 @@ impl Shared {
             config: config.clone(),
             clock,
             metrics,
+            refresh_tokens: OnceLock::new(),
         }))
+    }
+
+    /// Where rotated refresh tokens are kept; said once, because that place is made after this. Until then they are in memory only.
+    pub fn keep_refresh_tokens(&self, kept: RefreshTokens) {
+        let _ = self.refresh_tokens.set(kept);
     }
 
     /// The address policy, for checks at registration.

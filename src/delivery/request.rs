@@ -12,10 +12,11 @@ use http_body_util::Full;
 use super::{
     auth,
     client::Origin,
+    oauth::Tokens,
     payload,
     signature::{self, Signer},
 };
-use crate::model::{Delivery, Endpoint, Format, Signing};
+use crate::model::{Delivery, Endpoint, Format, HeaderUse, Signing, header::reserved};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
@@ -30,14 +31,24 @@ const ADDED: usize = 6;
 pub struct Prepared {
     /// The version itself: while it is held here, its address names it.
     pub endpoint: Arc<Endpoint>,
+    pub target: Target,
+    /// Where its access tokens come from, if it wants any.
+    pub tokens: Option<Rc<Tokens>>,
+    headers: HeaderMap,
+    signer: Signer,
+    /// Whether requests have the key of the hub.
+    keyed: bool,
+    /// Whether long bodies are compressed.
+    compressed: bool,
+}
+
+/// Where requests go.
+pub struct Target {
     pub origin: Rc<Origin>,
     /// For HTTP/1: path and query.
     path: Uri,
     /// For HTTP/2: the whole URL.
     whole: Uri,
-    headers: HeaderMap,
-    signer: Signer,
-    hub: bool,
 }
 
 /// What is sent in one attempt.
@@ -48,19 +59,20 @@ pub struct Message {
 
 impl Prepared {
     /// Errors name what is wrong with the endpoint; sending again does not help.
-    pub fn new(endpoint: &Arc<Endpoint>, origin: Rc<Origin>, user_agent: &HeaderValue) -> Result<Prepared, String> {
-        let url = endpoint.url.url();
-        let whole: Uri = url.as_str().parse().map_err(|wrong| format!("the URL cannot be sent: {wrong}"))?;
-        let path = whole.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
-        let host = HeaderValue::from_str(origin.authority()).map_err(|_| "the URL's host is no header text")?;
-
+    pub fn new(
+        endpoint: &Arc<Endpoint>,
+        origin: Rc<Origin>,
+        tokens: Option<Rc<Tokens>>,
+        user_agent: &HeaderValue,
+    ) -> Result<Prepared, String> {
+        let target = Target::new(endpoint.url.as_str(), origin)?;
         let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + ADDED + 4);
-        headers.insert(header::HOST, host);
+        headers.insert(header::HOST, target.host()?);
         headers.insert(header::CONTENT_TYPE, payload::content_type(endpoint.format));
         headers.insert(header::USER_AGENT, user_agent.clone());
         // The first header of a name replaces ours, further ones are added: an endpoint may want another user agent, or a list.
         let mut replaced = Vec::new();
-        for (name, value) in endpoint.headers.iter().filter(|(name, _)| !auth::is_reserved(name)) {
+        for (name, value) in endpoint.headers.iter().filter(|(name, _)| !left_out(name)) {
             if replaced.contains(&name) {
                 headers.append(name, value.clone());
             } else {
@@ -73,12 +85,12 @@ impl Prepared {
         }
         Ok(Prepared {
             endpoint: Arc::clone(endpoint),
-            origin,
-            path,
-            whole,
+            target,
+            tokens,
             headers,
             signer: Signer::new(&endpoint.signing)?,
-            hub: endpoint.format == Format::Hub || matches!(endpoint.signing, Signing::Hub { .. }),
+            keyed: is_of_the_hub(endpoint),
+            compressed: is_of_the_hub(endpoint) && !matches!(endpoint.signing, Signing::Standard { .. }),
         })
     }
 
@@ -90,7 +102,7 @@ impl Prepared {
 
         let time = HeaderValue::from(time);
         let seconds = time.to_str().expect("a number is text");
-        if self.hub {
+        if self.keyed {
             // The key is always sent, signed or not (WIRE.md section 0, row 11).
             if let Some(key) = signature::hub_key(&delivery.origin) {
                 headers.insert(signature::HUB_KEY, key);
@@ -100,7 +112,7 @@ impl Prepared {
             Signer::Hub(keyed) => {
                 headers.insert(signature::HUB_SIGNATURE, signature::hub(keyed, &delivery.origin, seconds, &body));
             }
-            Signer::None if self.hub => {}
+            Signer::None if self.keyed => {}
             Signer::None => {
                 headers.insert(signature::WEBHOOK_ID, id_value(event.id.as_bytes(), &signature::webhook_id(&event.id))?);
                 headers.insert(signature::WEBHOOK_TIMESTAMP, time);
@@ -117,11 +129,24 @@ impl Prepared {
         {
             headers.insert(TRACEPARENT, context);
         }
-        if self.hub && body.len() >= COMPRESS_FROM {
+        if self.compressed && body.len() >= COMPRESS_FROM {
             body = gzip(&body);
             headers.insert(header::CONTENT_ENCODING, GZIP);
         }
         Ok(Message { headers, body })
+    }
+}
+
+impl Target {
+    pub fn new(url: &str, origin: Rc<Origin>) -> Result<Target, String> {
+        let whole: Uri = url.parse().map_err(|wrong| format!("the URL cannot be sent: {wrong}"))?;
+        let path = whole.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
+        Ok(Target { origin, path, whole })
+    }
+
+    /// The value of `host`.
+    pub fn host(&self) -> Result<HeaderValue, String> {
+        HeaderValue::from_str(self.origin.authority()).map_err(|_| "the URL's host is no header text".to_owned())
     }
 
     pub fn http1(&self, message: Message) -> Request<Full<Bytes>> {
@@ -133,6 +158,31 @@ impl Prepared {
         message.headers.remove(header::HOST);
         request(self.whole.clone(), message)
     }
+}
+
+impl Message {
+    pub fn new(headers: HeaderMap, body: Bytes) -> Message {
+        Message { headers, body }
+    }
+
+    /// With an access token.
+    pub fn authorized(mut self, token: HeaderValue) -> Message {
+        self.headers.insert(header::AUTHORIZATION, token);
+        self
+    }
+}
+
+/// Whether the receiver is one of the Hub's: by its format, or because it asks for the Hub's signature. Its requests have `x-idempotency-key`, signed
+/// or not (WIRE.md section 0, row 11), instead of the `webhook-id` and `webhook-timestamp` that everybody else gets unsigned too, and long
+/// bodies are compressed (4.5; 3 for Z-API). Who wants a Hub's format under a signature of Standard Webhooks gets the headers of both, and the
+/// body as it is: that scheme knows no compression.
+fn is_of_the_hub(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.format, Format::Hub | Format::ZApi | Format::Chatwoot) || matches!(endpoint.signing, Signing::Hub { .. })
+}
+
+/// Endpoints are kept that were registered before a name was reserved; a header of that name is not sent. What it says of the body's type is.
+fn left_out(name: &HeaderName) -> bool {
+    *name != header::CONTENT_TYPE && reserved(name, HeaderUse::Credential).is_some()
 }
 
 fn request(uri: Uri, message: Message) -> Request<Full<Bytes>> {

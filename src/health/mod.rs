@@ -201,6 +201,9 @@ mod tests {
             (attempt(1, 0, Outcome::Failed(Failure::Refused)), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Status(500))), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Status(410))), Some(Observation::Gone)),
+            (attempt(1, 5, no_token(Failure::ResponseTimeout)), Some(Observation::Timeout { started: 1_000 })),
+            (attempt(1, 0, no_token(Failure::Status(500))), Some(Observation::Error { started: 1_000 })),
+            (attempt(1, 0, no_token(Failure::Status(410))), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Local("resolver down".into()))), None),
             (attempt(1, 0, Outcome::Failed(Failure::Payload("no body".into()))), None),
         ] {

@@ -59,6 +59,11 @@ pub enum Failure {
     Status(u16),
     /// The payload cannot be built for this endpoint; another attempt would not help.
     Payload(String),
+    /// There was no access token to send along (WIRE.md 1.5): why, for the rules, and in words. What is our own fault is `Local` here too.
+    Token {
+        cause: Box<Failure>,
+        text: String,
+    },
     /// Our side: resolver down, no route, no descriptors, a bug.
     Local(String),
 }
@@ -90,12 +95,16 @@ impl Failure {
             Failure::Status(code) if *code < 500 => "status_4xx",
             Failure::Status(_) => "status_5xx",
             Failure::Payload(_) => "payload",
+            Failure::Token { .. } => "token_endpoint",
             Failure::Local(_) => "local",
         }
     }
 
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Failure::ConnectTimeout | Failure::TlsTimeout | Failure::ResponseTimeout | Failure::BodyTimeout)
+        match self {
+            Failure::Token { cause, .. } => cause.is_timeout(),
+            other => matches!(other, Failure::ConnectTimeout | Failure::TlsTimeout | Failure::ResponseTimeout | Failure::BodyTimeout),
+        }
     }
 
     pub fn blame(&self) -> Blame {
@@ -113,6 +122,7 @@ impl Failure {
             | Failure::ResponseTimeout
             | Failure::BodyTimeout => Blame::Network,
             Failure::Payload(_) | Failure::Local(_) => Blame::Us,
+            Failure::Token { cause, .. } => cause.blame(),
         }
     }
 }

@@ -315,6 +315,7 @@ pub fn describe(attempt: &Attempt) -> String {
             | Failure::Payload(text)
             | Failure::Local(text)),
         ) => format!("{}: {text}", failure.class()),
+        Outcome::Failed(Failure::Token { text, .. }) => format!("{text} after {elapsed:.3} s"),
         Outcome::Failed(
             failure @ (Failure::UnknownHost
             | Failure::Refused

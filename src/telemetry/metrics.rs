@@ -45,6 +45,7 @@ const OUTCOMES: &[&str] = &[
     "status_4xx",
     "status_5xx",
     "payload",
+    "token_endpoint",
     "local",
 ];
 
