@@ -56,7 +56,7 @@ pub struct Config {
     /// Networks that may be connected to although the address policy refuses them.
     pub allow_networks: Vec<IpNet>,
     /// `http://[user:password@]host:port`; every connection is a `CONNECT` through it.
-    pub proxy: Option<Url>,
+    pub proxy: Option<ProxyUrl>,
     /// PEM certificates to trust beside those of the system.
     pub ca_file: Option<PathBuf>,
     /// Bytes of an answer's body that are read and kept.
@@ -129,6 +129,31 @@ impl Config {
     }
 }
 
+/// A URL that may hold a password, which is not printed.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct ProxyUrl(Url);
+
+impl std::str::FromStr for ProxyUrl {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<ProxyUrl, url::ParseError> {
+        text.parse().map(ProxyUrl)
+    }
+}
+
+impl std::fmt::Debug for ProxyUrl {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            out,
+            "{}://{}:{}",
+            self.0.scheme(),
+            self.0.host_str().unwrap_or_default(),
+            self.0.port_or_known_default().unwrap_or_default()
+        )
+    }
+}
+
 /// The outbound proxy, checked.
 struct Proxy {
     /// Host and port.
@@ -137,7 +162,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(url: &Url) -> Result<Proxy, String> {
+    fn new(ProxyUrl(url): &ProxyUrl) -> Result<Proxy, String> {
         let host = url.host_str().filter(|_| url.scheme() == "http").ok_or("must be a URL such as http://proxy.example.com:3128")?;
         let port = url.port_or_known_default().ok_or("must name a port")?;
         let authorization = (!url.username().is_empty()).then(|| {

@@ -193,6 +193,7 @@ mod tests {
             retry_after: None,
             reused: false,
         };
+        let no_token = |cause| Outcome::Failed(Failure::Token { cause: Box::new(cause), text: String::new() });
         for (attempt, expected) in [
             (attempt(1, 0, Outcome::Delivered), Some(Observation::Success { slow: false, first: true })),
             (attempt(2, 3, Outcome::Delivered), Some(Observation::Success { slow: true, first: false })),

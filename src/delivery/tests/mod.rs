@@ -2,7 +2,9 @@
 
 mod answers;
 mod encrypted;
+mod identity;
 mod names;
+mod oauth;
 mod pooling;
 mod sending;
 
