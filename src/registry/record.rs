@@ -301,6 +301,21 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_a_certificate_is_sealed() {
+        let made = rcgen::generate_simple_self_signed(["client".to_owned()]).expect("made");
+        let mut spec: EndpointSpec = serde_json::from_str(r#"{"id":"a","url":"https://h/","signing":"none"}"#).expect("a document");
+        let key = made.signing_key.serialize_pem();
+        spec.tls = Some(super::super::spec::TlsSpec { certificate: Some(made.cert.pem()), key: Some(SecretText(key)), ca: None });
+        let mut endpoint = spec.check(Timestamp::UNIX_EPOCH).expect("good");
+        let seal = Key::from_bytes(&[1; 32]);
+        let value = encode_endpoint(&endpoint, None, &seal);
+        let text = String::from_utf8_lossy(&value);
+        assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("PRIVATE KEY"), "{text}");
+        endpoint.registry_offset = 7;
+        assert_eq!(decode_endpoint(&endpoint.id, &value, 7, &seal).expect("ours").0, endpoint);
+    }
+
+    #[test]
     fn fields_of_a_newer_version_are_passed_over() {
         let value = br#"{"spec":{"url":"http://h/","signing":"none","shape":"round"},"createdAt":"1970-01-01T00:00:00Z","updatedAt":"1970-01-01T00:00:00Z","x":1}"#;
         let (endpoint, _) = decode_endpoint(&"a".into(), value, 1, &Key::from_bytes(&[1; 32])).expect("readable");
