@@ -297,6 +297,7 @@ impl Tokens {
 fn no_token(cause: Failure, code: &str) -> Failure {
     let text = match &cause {
         Failure::Local(text) => return Failure::Local(format!("token endpoint: {text}")),
+        Failure::Unreachable { text, ours } => return Failure::Unreachable { text: format!("token endpoint: {text}"), ours: *ours },
         Failure::Status(status) | Failure::Redirect(status) if code.is_empty() => format!("status {status}"),
         Failure::Status(status) | Failure::Redirect(status) => format!("status {status} ({code})"),
         Failure::AddressRefused(text) | Failure::Tls(text) | Failure::Protocol(text) => text.clone(),

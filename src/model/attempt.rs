@@ -64,6 +64,12 @@ pub enum Failure {
         cause: Box<Failure>,
         text: String,
     },
+    /// Its name could not be resolved (no answer, or that of a broken server), or there is no way to its address. Our own resolver or uplink may be the
+    /// reason, so it is `ours` until somebody else is seen to be reached (`health::own_fault`).
+    Unreachable {
+        text: String,
+        ours: bool,
+    },
     /// Our side: resolver down, no route, no descriptors, a bug.
     Local(String),
 }
@@ -96,7 +102,8 @@ impl Failure {
             Failure::Status(_) => "status_5xx",
             Failure::Payload(_) => "payload",
             Failure::Token { .. } => "token_endpoint",
-            Failure::Local(_) => "local",
+            Failure::Unreachable { ours: false, .. } => "unreachable",
+            Failure::Unreachable { ours: true, .. } | Failure::Local(_) => "local",
         }
     }
 
@@ -121,7 +128,8 @@ impl Failure {
             | Failure::TlsTimeout
             | Failure::ResponseTimeout
             | Failure::BodyTimeout => Blame::Network,
-            Failure::Payload(_) | Failure::Local(_) => Blame::Us,
+            Failure::Unreachable { ours: false, .. } => Blame::Network,
+            Failure::Unreachable { ours: true, .. } | Failure::Payload(_) | Failure::Local(_) => Blame::Us,
             Failure::Token { cause, .. } => cause.blame(),
         }
     }

@@ -313,6 +313,7 @@ pub fn describe(attempt: &Attempt) -> String {
             | Failure::Tls(text)
             | Failure::Protocol(text)
             | Failure::Payload(text)
+            | Failure::Unreachable { text, .. }
             | Failure::Local(text)),
         ) => format!("{}: {text}", failure.class()),
         Outcome::Failed(Failure::Token { text, .. }) => format!("{text} after {elapsed:.3} s"),

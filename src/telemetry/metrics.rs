@@ -46,6 +46,7 @@ const OUTCOMES: &[&str] = &[
     "status_5xx",
     "payload",
     "token_endpoint",
+    "unreachable",
     "local",
 ];
 

@@ -57,8 +57,8 @@ impl Phase {
     pub fn timed_out(self, after: Duration) -> Failure {
         let after = humantime::format_duration(after);
         match self {
-            // The name may well exist: the silence is that of our resolver.
-            Phase::Resolving => Failure::Local(format!("the resolver did not answer within {after}")),
+            // The name may well exist: the silence is that of our resolver, or of the name's own servers.
+            Phase::Resolving => Failure::Unreachable { text: format!("the resolver did not answer within {after}"), ours: true },
             Phase::Connecting => Failure::ConnectTimeout,
             Phase::Tunnelling => Failure::Local(format!("the proxy did not answer within {after}")),
             Phase::Handshaking => Failure::TlsTimeout,
@@ -152,7 +152,7 @@ impl Connector {
                 }
             }
             Err(error) if error.is_no_records_found() || error.is_nx_domain() => Err(Failure::UnknownHost),
-            Err(error) => Err(Failure::Local(format!("`{name}` cannot be resolved: {error}"))),
+            Err(error) => Err(Failure::Unreachable { text: format!("`{name}` cannot be resolved: {error}"), ours: true }),
         }
     }
 
@@ -230,7 +230,7 @@ async fn open_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 
 /// Of two errors the later one, unless it only says that this machine has no route for the other family.
 fn telling(earlier: io::Error, later: io::Error) -> io::Error {
-    if matches!(classify::connect(&later), Failure::Local(_)) { earlier } else { later }
+    if matches!(classify::connect(&later), Failure::Local(_) | Failure::Unreachable { .. }) { earlier } else { later }
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
