@@ -63,10 +63,13 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 /// What finds the refresh token of an endpoint in place of the one that was given, and what keeps it.
 pub struct RefreshTokens {
     /// Endpoint, and the token that was given.
-    pub load: Box<dyn Fn(&Text, &Secret) -> Option<Secret> + Send + Sync>,
+    pub load: Box<LoadToken>,
     /// Endpoint, the token that was given, and the one in its place. Returns at once.
-    pub store: Box<dyn Fn(&Text, &Secret, Secret) + Send + Sync>,
+    pub store: Box<StoreToken>,
 }
+
+type LoadToken = dyn Fn(&Text, &Secret) -> Option<Secret> + Send + Sync;
+type StoreToken = dyn Fn(&Text, &Secret, Secret) + Send + Sync;
 
 /// A token as it is sent.
 pub struct Token {
