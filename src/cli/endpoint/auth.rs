@@ -37,10 +37,10 @@ pub struct OAuth2Client {
     refresh_token: Option<String>,
     /// A header of the token request, as `Name: value`; several times for several.
     #[arg(long = "token-header", value_name = "HEADER", value_parser = header, requires = "oauth2")]
-    headers: Vec<(String, String)>,
+    token_headers: Vec<(String, String)>,
     /// A query parameter of the token request; several times for several.
     #[arg(long = "token-param", value_name = "NAME=VALUE", value_parser = parameter, requires = "oauth2")]
-    params: Vec<(String, String)>,
+    token_params: Vec<(String, String)>,
     /// Seconds that a token lives whose answer does not say so.
     #[arg(long, value_name = "SECONDS", requires = "oauth2")]
     expires_in: Option<u64>,
@@ -104,7 +104,7 @@ impl OAuth2Client {
         if let Some(token) = &self.refresh_token {
             document["refreshToken"] = json!(token);
         }
-        for (field, pairs) in [("headers", &self.headers), ("queryParams", &self.params)] {
+        for (field, pairs) in [("headers", &self.token_headers), ("queryParams", &self.token_params)] {
             if !pairs.is_empty() {
                 document[field] = all(pairs).into();
             }
