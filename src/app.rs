@@ -320,6 +320,7 @@ impl App {
         )
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
+        shared.keep_refresh_tokens(wiring::refresh_tokens(&stages, &registry));
         let health_follower = tokio::spawn(health::run(Arc::clone(&stages), told));
         tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 

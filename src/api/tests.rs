@@ -237,6 +237,43 @@ async fn an_endpoint_is_created_read_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_oauth2_and_tls_only_what_is_no_secret_is_shown_and_what_was_read_can_be_sent_back() {
+    let api = Api::start().await;
+    let made = rcgen::generate_simple_self_signed(["client".to_owned()]).expect("made");
+    let key = made.signing_key.serialize_pem();
+    let new = json!({"id": "a", "url": "https://example.com/hook",
+        "auth": {"type": "oauth2", "url": "https://idp.example.com/token", "headers": {"x-key": "hunter2"}, "queryParams": {"q": "hunter2"},
+            "clientId": "cid", "clientSecret": "hunter2", "refreshToken": "hunter2", "expiresIn": 60},
+        "tls": {"certificate": made.cert.pem(), "key": key}});
+    let created = api.admin("POST", "/v1/endpoints", new).await.expect(201);
+    let configured = json!({"configured": true});
+    assert_eq!(
+        created["auth"],
+        json!({"type": "oauth2", "url": "https://idp.example.com/token", "headers": {"x-key": configured},
+        "queryParams": {"q": configured}, "clientId": "cid", "clientSecret": configured, "refreshToken": configured, "expiresIn": 60,
+        "configured": true})
+    );
+    assert_eq!(created["tls"], json!({"certificate": made.cert.pem(), "key": configured}));
+    assert!(!created.to_string().contains("hunter2") && !created.to_string().contains("PRIVATE"), "{created}");
+    let before = api.registry.get("a").expect("there").endpoint;
+
+    let read = api.admin("GET", "/v1/endpoints/a", Value::Null).await.expect(200);
+    api.admin("PATCH", "/v1/endpoints/a", read).await.expect(200);
+    let after = api.registry.get("a").expect("there").endpoint;
+    assert_eq!((&after.auth, &after.tls), (&before.auth, &before.tls), "secrets stay as they are");
+
+    let patch = json!({"auth": {"clientId": "other", "headers": {"x-key": null, "x-new": "n"}, "refreshToken": null}, "tls": null});
+    let changed = api.admin("PATCH", "/v1/endpoints/a", patch).await.expect(200);
+    assert_eq!((&changed["auth"]["clientId"], &changed["auth"]["headers"]), (&json!("other"), &json!({"x-new": configured})));
+    assert!(changed["auth"].get("refreshToken").is_none() && changed.get("tls").is_none(), "{changed}");
+    let crate::model::Auth::OAuth2(oauth) = &api.registry.get("a").expect("there").endpoint.auth else { panic!("another auth") };
+    assert_eq!(oauth.client_secret.expose(), b"hunter2");
+
+    let wrong = api.admin("PATCH", "/v1/endpoints/a", json!({"auth": {"type": "bearer", "token": configured}})).await;
+    assert_eq!(wrong.paths(), ["auth.token"], "a secret of another kind has to be given: {}", wrong.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_come_in_pages() {
     let api = Api::start().await;
     for id in ["a", "b", "c"] {
@@ -265,6 +302,29 @@ async fn bad_input_is_answered_by_a_problem_that_names_the_field() {
         ("POST", "/v1/endpoints", r#"{"url":"http://169.254.169.254/"}"#, 422, "url"),
         ("POST", "/v1/endpoints", r#"{"url":"http://localhost/"}"#, 422, "url"),
         ("POST", "/v1/endpoints", r#"{"url":"https://h/","types":["a","*b"]}"#, 422, "types[1]"),
+        ("POST", "/v1/endpoints", r#"{"url":"https://h/","headers":{"Host":"x"}}"#, 422, "headers.Host"),
+        ("POST", "/v1/endpoints", r#"{"url":"https://h/","tls":{"ca":"x"}}"#, 422, "tls.ca"),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"https://10.0.0.1/","clientId":"c","clientSecret":"s"}}"#,
+            422,
+            "auth.url",
+        ),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"http://idp/","clientId":"c","clientSecret":"s"}}"#,
+            422,
+            "auth.url",
+        ),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"https://idp/","clientId":"c","clientSecret":7}}"#,
+            400,
+            "auth.clientSecret",
+        ),
         ("PATCH", "/v1/endpoints/a", r#"{"tenant":"other"}"#, 422, "tenant"),
         ("PATCH", "/v1/endpoints/a", r#"{"url":"http://10.0.0.1/"}"#, 422, "url"),
         ("PATCH", "/v1/endpoints/a", r#"{"rate":5}"#, 400, "rate"),

@@ -7,9 +7,10 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
 use crate::{
     config::Config,
+    delivery::RefreshTokens,
     log::{self, LogError, Start},
     model::{DeadReason, HealthState, Position, Status, Text, TopicPartition},
-    registry::{Change, Entry, OnChange, Registry},
+    registry::{Change, Entry, Grant, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
     sources::{self, Doomed, DoomedThing, Resolved, Wiring},
@@ -77,6 +78,24 @@ pub async fn weigh_tenants(stages: Arc<Stages>, registry: Arc<Registry>) {
         if changed.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Refresh tokens that were rotated lie in the registry. One that could not be kept is lost with this process: then the next one is refused the old
+/// one, and asks with the client's own credentials.
+pub fn refresh_tokens(stages: &Arc<Stages>, registry: &Arc<Registry>) -> RefreshTokens {
+    let (stages, loading, storing) = (Arc::clone(stages), Arc::clone(registry), Arc::clone(registry));
+    RefreshTokens {
+        load: Box::new(move |endpoint, given| loading.refresh_token(endpoint, given)),
+        store: Box::new(move |endpoint, given, token| {
+            let (registry, endpoint) = (Arc::clone(&storing), endpoint.clone());
+            let grant = Grant { given: given.clone(), token };
+            stages.background(async move {
+                if let Err(error) = registry.put_refresh_token(&endpoint, &grant).await {
+                    tracing::warn!(%endpoint, %error, "the refresh token that came in place of the last one could not be kept");
+                }
+            });
+        }),
     }
 }
 

@@ -24,10 +24,14 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
             Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
                 document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
             }
-            Ok(endpoint) => match policy.check_url(&endpoint.url) {
-                Ok(()) => endpoints.push(endpoint),
-                Err(refused) => document.report_element(&element, "url", refused.to_string()),
-            },
+            Ok(endpoint) => {
+                let token_url = element.value.auth.as_ref().and_then(|auth| auth.url.as_deref());
+                let refused = policy.check_urls(&element.value.url, token_url);
+                if refused.is_empty() {
+                    endpoints.push(endpoint);
+                }
+                refused.into_iter().for_each(|refused| document.report_element(&element, &refused.path, refused.message));
+            }
             Err(errors) => {
                 for error in errors {
                     document.report_element(&element, &error.path, error.message);

@@ -11,11 +11,14 @@ pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod field;
+pub mod header;
 pub mod health;
+pub mod oauth;
 pub mod secret;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
+pub mod tls;
 pub mod token;
 pub mod units;
 
@@ -29,7 +32,10 @@ pub use delivery::{Class, DeadReason, Delivery, Position, Purpose, Routed, Settl
 pub use endpoint::{Auth, Endpoint, EndpointUrl, Format, RetrySchedule, Signing, Status, TypePattern};
 pub use event::{Direction, Event, Priority};
 pub use field::FieldError;
+pub use header::HeaderUse;
 pub use health::{HealthRecord, HealthState, Observation, Transition};
+pub use oauth::OAuth2;
 pub use secret::Secret;
 pub use time::{Clock, SystemClock, Timestamp};
+pub use tls::ClientTls;
 pub use units::Rate;

@@ -18,6 +18,7 @@
 //!
 //! Endpoints and tenants that the configuration declares lie beside those of the topic: the same on every instance, read-only in the API.
 
+mod grant;
 pub mod private_file;
 pub mod seal;
 pub mod spec;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use follow::OnChange;
+pub use grant::Grant;
 pub use record::{StoredHealth, Suspension};
 pub use seal::Key;
 pub use spec::EndpointSpec;

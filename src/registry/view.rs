@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
-    Tenant,
+    Grant, Tenant,
     criteria::{self, Criteria},
+    grant,
     record::{self, Identity, RecordError, RecordKey, StoredHealth, Suspension},
     seal::Key,
     uses::Use,
@@ -93,6 +94,8 @@ pub struct View {
     endpoints: BTreeMap<Text, Configured>,
     /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
     health: HashMap<Text, Arc<StoredHealth>, foldhash::fast::RandomState>,
+    /// By endpoint.
+    grants: HashMap<Text, Grant, foldhash::fast::RandomState>,
     tokens: BTreeMap<Text, Arc<Token>>,
     /// Also of tokens that are not (or not yet) there, like `health`.
     uses: HashMap<Text, Arc<Use>>,
@@ -212,6 +215,14 @@ impl View {
                 };
                 Ok(self.changed(id, before))
             }
+            RecordKey::Grant(id) => {
+                let new = value.map(|value| grant::decode(id, value, key)).transpose().map_err(unreadable)?;
+                match new {
+                    Some(grant) => self.grants.insert(id.clone(), grant),
+                    None => self.grants.remove(id),
+                };
+                Ok(None)
+            }
             RecordKey::Token(id) => {
                 let new = value.map(|value| record::decode_token(id, value, key)).transpose().map_err(unreadable)?;
                 if let Some(old) = self.tokens.remove(id) {
@@ -307,6 +318,11 @@ impl View {
     /// What health decided about an id, also if there is no such endpoint.
     pub fn health(&self, id: &str) -> Option<&Arc<StoredHealth>> {
         self.health.get(id)
+    }
+
+    /// The refresh token that came in place of the configured one, also if there is no such endpoint.
+    pub fn grant(&self, id: &str) -> Option<&Grant> {
+        self.grants.get(id)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Entry> {

@@ -247,7 +247,10 @@ impl Registry {
         }
         self.append(RecordKey::Endpoint(id.clone()), None).await?;
         if self.view().health(&id).is_some() {
-            self.append(RecordKey::Health(id), None).await?;
+            self.append(RecordKey::Health(id.clone()), None).await?;
+        }
+        if self.view().grant(&id).is_some() {
+            self.append(RecordKey::Grant(id), None).await?;
         }
         Ok(entry)
     }

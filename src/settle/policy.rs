@@ -298,6 +298,9 @@ impl Policy {
             | Failure::ResponseTimeout
             | Failure::BodyTimeout
             | Failure::Protocol(_)
+            // The receiver has said nothing yet.
+            | Failure::Token { .. }
+            | Failure::Unreachable { .. }
             | Failure::Local(_) => false,
         }
     }
@@ -319,7 +322,7 @@ impl Policy {
 
 /// Our own fault uses up no attempt of the delivery.
 pub fn uses_up_an_attempt(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Local(_))
+    !matches!(failure, Failure::Local(_) | Failure::Unreachable { ours: true, .. })
 }
 
 #[cfg(test)]
@@ -355,6 +358,8 @@ mod tests {
         let asked = |seconds, attempt: Attempt| Attempt { retry_after: Some(Duration::from_secs(seconds)), ..attempt };
         let standard = policy(|_| ());
         let strict = policy(|config| config.final_answers = vec!["4xx".parse().expect("a class"), "308".parse().expect("a status")]);
+        let unreachable = |ours| Failure::Unreachable { text: "x".into(), ours };
+        let no_token = Failure::Token { cause: Box::new(Failure::Status(401)), text: "token endpoint: status 401".into() };
         for (name, policy, attempt, expected) in [
             ("delivered", &standard, attempt(3, Outcome::Delivered), Settlement::Acknowledge),
             ("first failure", &standard, failed(1, Failure::Refused), retry(30, 30)),
@@ -368,6 +373,9 @@ mod tests {
             ("a redirect that is named", &strict, failed(1, Failure::Redirect(308)), Settlement::DeadLetter(Final)),
             ("and one that is not", &strict, failed(1, Failure::Redirect(301)), retry(30, 30)),
             ("a 500 that is not", &strict, failed(1, Failure::Status(500)), retry(30, 30)),
+            ("no way to it, and it may be ours", &standard, failed(9, unreachable(true)), retry(30, 30)),
+            ("no way to it alone", &standard, failed(9, unreachable(false)), Settlement::DeadLetter(Exhausted)),
+            ("no token is no answer of the receiver", &strict, failed(1, no_token.clone()), retry(30, 30)),
             ("no payload", &standard, failed(1, Failure::Payload("x".into())), Settlement::DeadLetter(Final)),
             ("our own fault", &standard, failed(1, Failure::Local("x".into())), retry(30, 30)),
             ("never exhausts", &standard, failed(9, Failure::Local("x".into())), retry(30, 30)),

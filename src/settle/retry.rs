@@ -313,8 +313,10 @@ pub fn describe(attempt: &Attempt) -> String {
             | Failure::Tls(text)
             | Failure::Protocol(text)
             | Failure::Payload(text)
+            | Failure::Unreachable { text, .. }
             | Failure::Local(text)),
         ) => format!("{}: {text}", failure.class()),
+        Outcome::Failed(Failure::Token { text, .. }) => format!("{text} after {elapsed:.3} s"),
         Outcome::Failed(
             failure @ (Failure::UnknownHost
             | Failure::Refused

@@ -45,6 +45,8 @@ const OUTCOMES: &[&str] = &[
     "status_4xx",
     "status_5xx",
     "payload",
+    "token_endpoint",
+    "unreachable",
     "local",
 ];
 

@@ -12,6 +12,7 @@ mod kafka_log;
 mod log_contract;
 mod log_contract_kafka;
 mod main_job;
+mod oauth;
 mod observability;
 mod reload;
 mod retries;

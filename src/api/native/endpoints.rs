@@ -13,7 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ListQuery, Page, events::Accepted, status, view::EndpointView};
+use super::{
+    ListQuery, Page,
+    events::Accepted,
+    status,
+    view::{Configured, EndpointView},
+};
 use crate::{
     api::{
         Context, Shared,
@@ -21,7 +26,6 @@ use crate::{
         error::Problem,
         input::{Document, Id, Params, limit},
     },
-    delivery::address,
     log::record::{encode_delivery, unplaced},
     model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
     registry::{
@@ -102,7 +106,16 @@ impl FromRequest<Context> for Patch {
         if let Some(Value::Object(auth)) = fields.get_mut("auth") {
             auth.remove("configured");
         }
+        ["auth", "tls"].iter().for_each(|field| fields.get_mut(*field).into_iter().for_each(without_placeholders));
         Ok(Patch(fields))
+    }
+}
+
+/// Takes out what stands in the place of secrets: they stay as they are.
+fn without_placeholders(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.retain(|_, value| !Configured::is_placeholder(value));
+        fields.values_mut().for_each(without_placeholders);
     }
 }
 
@@ -322,15 +335,13 @@ fn why_not_served(entry: &Entry) -> &'static str {
     if entry.endpoint.status == Status::Disabled { "disabled" } else { "suspended because of its health" }
 }
 
-/// All checks: those of the document, and whether the address may be delivered to.
+/// All checks: those of the document, and whether the addresses may be delivered to.
 pub fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
-    let addresses: &address::Policy = &shared.addresses;
-    let url = crate::model::EndpointUrl::parse(&spec.url).ok();
-    let refused = url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string()));
-    match (spec.check(shared.clock.now()), refused) {
-        (Ok(endpoint), None) => Ok(endpoint),
-        (Ok(_), Some(refused)) => Err(Problem::invalid(vec![refused])),
-        (Err(mut errors), refused) => {
+    let refused = shared.addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
+    match spec.check(shared.clock.now()) {
+        Ok(endpoint) if refused.is_empty() => Ok(endpoint),
+        Ok(_) => Err(Problem::invalid(refused)),
+        Err(mut errors) => {
             errors.extend(refused);
             Err(Problem::invalid(errors))
         }
