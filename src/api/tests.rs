@@ -101,6 +101,8 @@ impl Api {
             Arc::clone(&metrics),
         )
         .expect("started");
+        let history = History::new(Arc::clone(&log), Arc::clone(topics.history()), Arc::clone(&clock), Arc::clone(&metrics));
+        history.follow().expect("started");
         let (journal, _) =
             Journal::new(Arc::clone(&log), Arc::clone(topics.attempts()), journal::Config::default(), 1, Arc::clone(&metrics));
         let replays = Replays::new(
@@ -118,6 +120,7 @@ impl Api {
             log,
             ingest: Arc::new(ingest),
             dead_letters,
+            history,
             journal,
             replays: Arc::new(replays),
             topics,

@@ -9,6 +9,7 @@ use crate::{
     delivery::address::Policy,
     model::{Endpoint, Rate, Timestamp},
     registry::{Tenant, spec::EndpointSpec},
+    routing::filter::Filter,
 };
 
 pub const ENDPOINT: &str = "endpoint";
@@ -24,10 +25,19 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
             Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
                 document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
             }
-            Ok(endpoint) => match policy.check_url(&endpoint.url) {
-                Ok(()) => endpoints.push(endpoint),
-                Err(refused) => document.report_element(&element, "url", refused.to_string()),
-            },
+            Ok(endpoint) => {
+                let address = policy.check_url(&endpoint.url).map_err(|refused| refused.to_string());
+                let filter = endpoint.filter.as_deref().map_or(Ok(()), |filter| Filter::compile(filter).map(drop));
+                match (address, filter) {
+                    (Ok(()), Ok(())) => endpoints.push(endpoint),
+                    (address, filter) => {
+                        let wrong = [("url", address.err()), ("filter", filter.err().map(|wrong| wrong.to_string()))];
+                        for (field, wrong) in wrong.into_iter().filter_map(|(field, wrong)| Some((field, wrong?))) {
+                            document.report_element(&element, field, wrong);
+                        }
+                    }
+                }
+            }
             Err(errors) => {
                 for error in errors {
                     document.report_element(&element, &error.path, error.message);

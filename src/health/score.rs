@@ -58,6 +58,7 @@ pub mod reason {
     pub const ERRORS: &str = "errors";
     pub const SLOW: &str = "slow";
     pub const GONE: &str = "gone";
+    pub const FILTER_TOO_SLOW: &str = "filter_too_slow";
     pub const RECOVERED: &str = "recovered";
     pub const URL_CHANGED: &str = "url_changed";
     pub const ENABLED: &str = "enabled";
@@ -82,6 +83,7 @@ pub fn apply(mut record: HealthRecord, observation: Observation, now: i64, rules
         _ if record.state == HealthState::Inactive => record,
         Observation::UrlChanged => begin_anew(record, reason::URL_CHANGED, now),
         Observation::Gone if rules.gone_is_final => enter(record, HealthState::Inactive, reason::GONE, now),
+        Observation::FilterTooSlow => enter(record, HealthState::Inactive, reason::FILTER_TOO_SLOW, now),
         Observation::Gone => fail(record, 1, reason::ERRORS, now, rules),
         Observation::Timeout { started } | Observation::Error { started } if shielded(&record, started, now) => record,
         Observation::Timeout { .. } => {

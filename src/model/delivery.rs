@@ -63,6 +63,8 @@ pub enum Purpose {
     Test,
     Replay,
     Redrive,
+    /// What a support expert agent tells; its outcomes stand in the history of the ticket.
+    Agent,
 }
 
 /// What we do about a delivery after an attempt, or instead of one.
@@ -94,10 +96,12 @@ pub enum DeadReason {
     Unparsable,
     /// Too large to be moved: the dead letter refers to its position.
     TooLarge,
+    /// The filter could not decide: too many steps, or data that is too large to be read.
+    FilterUndecided,
 }
 
 impl DeadReason {
-    pub const ALL: [DeadReason; 8] = [
+    pub const ALL: [DeadReason; 9] = [
         DeadReason::Exhausted,
         DeadReason::Final,
         DeadReason::Expired,
@@ -106,6 +110,7 @@ impl DeadReason {
         DeadReason::EndpointDeleted,
         DeadReason::Unparsable,
         DeadReason::TooLarge,
+        DeadReason::FilterUndecided,
     ];
 
     /// The word for it in headers, metrics and the API.
@@ -119,6 +124,7 @@ impl DeadReason {
             DeadReason::EndpointDeleted => "endpoint_deleted",
             DeadReason::Unparsable => "unparsable",
             DeadReason::TooLarge => "too_large",
+            DeadReason::FilterUndecided => "filter_undecided",
         }
     }
 

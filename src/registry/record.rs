@@ -7,6 +7,7 @@
 //! | `health/<id>` | what health decided, so that the two never overwrite each other |
 //! | `token/<id>` | a token of the API, with the hash of its key |
 //! | `tenant/<id>` | roles and limits of a tenant |
+//! | `agent/<id>` | a support expert agent |
 //!
 //! Unknown keys and unknown fields are passed over: an older instance lives beside a newer one while a fleet is updated.
 
@@ -30,6 +31,7 @@ pub enum RecordKey {
     Health(Text),
     Token(Text),
     Tenant(Text),
+    Agent(Text),
 }
 
 impl RecordKey {
@@ -46,6 +48,7 @@ impl RecordKey {
             "health" => Some(RecordKey::Health(id)),
             "token" => Some(RecordKey::Token(id)),
             "tenant" => Some(RecordKey::Tenant(id)),
+            "agent" => Some(RecordKey::Agent(id)),
             _ => None,
         }
     }
@@ -59,6 +62,7 @@ impl std::fmt::Display for RecordKey {
             RecordKey::Health(id) => write!(out, "health/{id}"),
             RecordKey::Token(id) => write!(out, "token/{id}"),
             RecordKey::Tenant(id) => write!(out, "tenant/{id}"),
+            RecordKey::Agent(id) => write!(out, "agent/{id}"),
         }
     }
 }
@@ -265,7 +269,8 @@ mod tests {
             ("health/a/b", Some(RecordKey::Health("a/b".into()))),
             ("token/t", Some(RecordKey::Token("t".into()))),
             ("tenant/t", Some(RecordKey::Tenant("t".into()))),
-            ("agent/t", None),
+            ("agent/t", Some(RecordKey::Agent("t".into()))),
+            ("robot/t", None),
             ("x", None),
         ] {
             let parsed = RecordKey::parse(&Bytes::from_static(text.as_bytes()));

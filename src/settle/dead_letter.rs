@@ -297,7 +297,8 @@ impl DeadLetters {
                     accepted_at,
                     due_at: None,
                     registry_offset,
-                    purpose: Purpose::Redrive,
+                    // The history of its ticket goes on.
+                    purpose: if delivery.purpose == Purpose::Agent { Purpose::Agent } else { Purpose::Redrive },
                     reason: None,
                     ..*delivery
                 };

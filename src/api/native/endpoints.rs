@@ -24,6 +24,7 @@ use crate::{
     delivery::address,
     log::record::{encode_delivery, unplaced},
     model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
+    routing::filter::Filter,
     registry::{
         Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
@@ -156,6 +157,9 @@ pub async fn patch(
 pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
     caller.need(Role::Developer)?;
     visible(&context, &caller, &id)?;
+    if let Some(agent) = context.registry.agent_of(&id) {
+        return Err(Problem::conflict(format!("the agent `{}` tells this endpoint: give it another one or delete it first", agent.id)));
+    }
     let entry = context.registry.delete_endpoint(&id).await?;
     context.health.forget(&entry.endpoint.id);
     context.journal.forget(&entry.endpoint.id);
@@ -288,11 +292,15 @@ fn why_not_served(entry: &Entry) -> &'static str {
 fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
     let addresses: &address::Policy = &shared.addresses;
     let url = crate::model::EndpointUrl::parse(&spec.url).ok();
-    let refused = url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string()));
-    match (spec.check(shared.clock.now()), refused) {
-        (Ok(endpoint), None) => Ok(endpoint),
-        (Ok(_), Some(refused)) => Err(Problem::invalid(vec![refused])),
-        (Err(mut errors), refused) => {
+    let mut refused = Vec::new();
+    refused.extend(url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string())));
+    refused.extend(spec.filter.as_deref().and_then(|filter| Filter::compile(filter).err()).map(|wrong| wrong.of_field("filter")));
+    match spec.check(shared.clock.now()) {
+        Ok(endpoint) if refused.is_empty() => Ok(endpoint),
+        Ok(_) => Err(Problem::invalid(refused)),
+        Err(mut errors) => {
+            // Of one field the document's own checks say enough.
+            refused.retain(|error| errors.iter().all(|known| known.path != error.path));
             errors.extend(refused);
             Err(Problem::invalid(errors))
         }

@@ -2,9 +2,11 @@
 
 pub mod events;
 
+mod agents;
 mod attempts;
 mod dead_letters;
 mod endpoints;
+mod filters;
 mod replays;
 mod status;
 mod tenants;
@@ -72,4 +74,8 @@ pub fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(replays::list, replays::create))
         .routes(routes!(replays::get, replays::delete))
         .routes(routes!(attempts::list))
+        .routes(routes!(filters::test))
+        .routes(routes!(agents::list, agents::create))
+        .routes(routes!(agents::get, agents::patch, agents::delete))
+        .routes(routes!(agents::history))
 }
