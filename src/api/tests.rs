@@ -24,6 +24,8 @@ use crate::{
     sources::{ingest, replay},
 };
 
+mod filters;
+
 const ADMIN: &str = "0123456789abcdef";
 
 struct Api {

@@ -11,7 +11,9 @@ use crate::{
 
 /// Tells the endpoint of the agent whose listener the delivery has reached.
 pub fn tell(stages: &Arc<Stages>, routed: Routed) {
-    let Routed { delivery, endpoint, ack, .. } = routed;
+    let Routed { delivery, endpoint, mut ack, .. } = routed;
+    // Whoever gives the partition up waits for the append.
+    ack.take_out();
     let agent = Agent::of_listener(&endpoint.id).and_then(|id| stages.registry()?.agent(id));
     let working = Arc::clone(stages);
     stages.background(async move {

@@ -1,21 +1,18 @@
 //! Between the source and the shards: deliveries whose endpoint has a filter take the way through the sieve, and those of agents end there.
 //!
 //! A delivery is filtered once, when it first comes to its endpoint: as an event, or as the replay of one. Retries, spilled ones, tests and redrives
-//! are wanted already. What the filter cannot decide becomes a dead letter (`filter_undecided`), from where it can be redriven: nothing
-//! is dropped in silence, and nobody gets what he may have excluded.
+//! are wanted already. What the filter cannot decide becomes a dead letter (`filter_undecided`): nothing is dropped in silence, and nobody gets
+//! what he may have excluded. Redriven it is put to the filter once more, and delivered if that still cannot decide: a person has asked for it.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{Stages, agents};
 use crate::{
-    model::{Agent, DeadReason, Endpoint, Observation, Purpose, Routed},
+    model::{Agent, DeadReason, Delivery, Endpoint, Observation, Purpose, Routed},
     routing::sieve::{Outlets, Sieve},
     scheduler::Closed,
     settle::Spill,
 };
-
-/// Why a delivery was put back before its filter has seen it; it is filtered when it comes again.
-pub const REASON: &str = "filter";
 
 /// A filter slows only those that share its thread: some of them is enough, and each keeps its own compiled filters.
 const MOST_THREADS: usize = 4;
@@ -25,14 +22,19 @@ pub fn start(stages: &Arc<Stages>, shards: usize) -> std::io::Result<Sieve> {
     let (passing, undecided, spilling, slow) = (Arc::clone(stages), Arc::clone(stages), Arc::clone(stages), Arc::clone(stages));
     let outlets = Outlets {
         pass: Box::new(move |deliveries| pass(&passing, deliveries)),
-        undecided: Box::new(move |routed, why| {
+        undecided: Box::new(move |mut routed, why| {
+            // Whoever gives the partition up waits for the append, here and below.
+            routed.ack.take_out();
             let settling = Arc::clone(&undecided);
             undecided.background(async move {
                 settling.settler.dead_letter(routed.delivery, DeadReason::FilterUndecided, &why, routed.ack).await;
             });
         }),
         spill: Box::new(move |deliveries| {
-            let spill = |Routed { delivery, ack, .. }| Spill { delivery, wait: crate::scheduler::Spill::SHORTEST, ack, reason: REASON };
+            let spill = |Routed { delivery, mut ack, .. }| {
+                ack.take_out();
+                Spill { delivery, wait: crate::scheduler::Spill::SHORTEST, ack, reason: Delivery::UNFILTERED }
+            };
             let spills = deliveries.into_iter().map(spill).collect();
             let settling = Arc::clone(&spilling);
             spilling.background(async move { settling.settler.spill_all(spills).await });
@@ -63,10 +65,11 @@ fn is_to_be_filtered(routed: &Routed) -> bool {
         return false;
     }
     let delivery = &routed.delivery;
-    let is_new = delivery.attempts == 0 && delivery.reason.as_deref().is_none_or(|reason| reason == REASON);
+    let reason = delivery.reason.as_deref();
     let comes_unfiltered = match delivery.purpose {
-        Purpose::Event | Purpose::Replay => is_new,
-        Purpose::Test | Purpose::Redrive | Purpose::Agent => false,
+        Purpose::Event | Purpose::Replay => delivery.attempts == 0 && reason.is_none_or(|reason| reason == Delivery::UNFILTERED),
+        Purpose::Redrive => reason == Some(Delivery::UNFILTERED),
+        Purpose::Test | Purpose::Agent => false,
     };
     comes_unfiltered || Agent::of_listener(&routed.endpoint.id).is_some()
 }

@@ -12,7 +12,7 @@ use super::{REGISTRY_BEHIND, Stages, admin::Readiness, filtering, subscription};
 use crate::{
     config::Config,
     log::{self, LogError, Start},
-    model::{Agent, DeadReason, HealthState, Position, Status, Text, TopicPartition},
+    model::{Agent, DeadReason, Delivery, HealthState, Position, Status, Text, TopicPartition},
     registry::{Change, Entry, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
@@ -198,7 +198,8 @@ fn wiring(
         respill: Arc::new(move |delivery, wait, ack| {
             let stages = Arc::clone(&respilling);
             // What has not been filtered yet must be so when it comes again.
-            let reason = if delivery.reason.is_none() && stages.filters_seen.load(Ordering::Relaxed) { filtering::REASON } else { "window" };
+            let reason =
+                if delivery.reason.is_none() && stages.filters_seen.load(Ordering::Relaxed) { Delivery::UNFILTERED } else { "window" };
             respilling.background(async move { stages.settler.spill(delivery, wait, ack, reason).await });
         }),
         gate,

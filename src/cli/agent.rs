@@ -37,7 +37,9 @@ pub struct List {
 
 /// Make an agent: when a ticket event meets the condition, the endpoint is told.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  posthaste agent add 'VIP tickets' --endpoint crm --condition 'event.type == \"ticket.opened\" && event.data.ticket.vip'")]
+#[command(
+    after_help = "Example:\n  posthaste agent add 'VIP tickets' --endpoint crm --condition 'event.type == \"ticket.opened\" && event.data.ticket.vip'"
+)]
 pub struct Add {
     name: String,
     /// The id of the endpoint that is told.

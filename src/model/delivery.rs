@@ -54,6 +54,11 @@ pub struct Delivery {
     pub reason: Option<Text>,
 }
 
+impl Delivery {
+    /// The reason of one that its filter has not decided about yet.
+    pub const UNFILTERED: &str = "filter";
+}
+
 /// What a delivery is for. Only `Event` counts in the delivery metrics of the product; the others say so in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -29,7 +29,7 @@ use foldhash::fast::FixedState;
 
 use super::filter::{Data, Filter, Undecided};
 use crate::{
-    model::{Endpoint, Event, Routed, Text},
+    model::{Agent, Endpoint, Event, Purpose, Routed, Text},
     telemetry::Metrics,
 };
 
@@ -213,6 +213,8 @@ impl Sifter {
                     wanted.push(routed);
                 }
                 Verdict::NotWanted => routed.ack.done(),
+                // Redriven: a person has asked for it.
+                Verdict::Undecided(_) if is_asked_for(&routed) => wanted.push(routed),
                 Verdict::Undecided(why) => (self.outlets.undecided)(routed, why),
                 Verdict::Later => later.push(routed),
             }
@@ -289,9 +291,16 @@ impl Sifter {
     }
 }
 
+fn is_asked_for(routed: &Routed) -> bool {
+    routed.delivery.purpose == Purpose::Redrive && Agent::of_listener(&routed.endpoint.id).is_none()
+}
+
 impl Kept {
     fn new(source: &Text, now: Instant) -> Kept {
         let filter = Filter::compile(source).map_err(|wrong| wrong.to_string());
         Kept { source: source.clone(), filter, strikes: 0, since: 0, second: now, spent: Duration::ZERO }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ pub enum SendingOutcome {
 /// An entry of a ticket's history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct Sending {
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
     #[schema(value_type = String)]
@@ -86,12 +86,12 @@ pub struct Entry {
     pub next_attempt_at: Option<Timestamp>,
 }
 
-impl Entry {
+impl Sending {
     /// What is to be remembered of a delivery of an agent; `delivery.attempts` and `delivery.reason` tell of the last attempt already.
-    pub fn of(delivery: &Delivery, settlement: &Settlement, detail: &str, now: Timestamp) -> Entry {
+    pub fn of(delivery: &Delivery, settlement: &Settlement, detail: &str, now: Timestamp) -> Sending {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
-        struct Sent {
+        struct Told {
             ticket: Named,
             expert_agent: Named,
         }
@@ -100,14 +100,14 @@ impl Entry {
         struct Named {
             id: String,
         }
-        let sent: Sent = serde_json::from_slice(&delivery.event.data).unwrap_or_default();
+        let sent: Told = serde_json::from_slice(&delivery.event.data).unwrap_or_default();
         let (outcome, reason, next_attempt_at) = match settlement {
             Settlement::Acknowledge => (SendingOutcome::Delivered, None, None),
             Settlement::Retry { due_at, .. } => (SendingOutcome::Failed, delivery.reason.clone(), Some(*due_at)),
             Settlement::DeadLetter(reason) => (SendingOutcome::Dead, Some(Text::from_static(reason.as_str())), None),
         };
         let detail: String = detail.chars().take(DETAIL).collect();
-        Entry {
+        Sending {
             time: now,
             tenant: delivery.event.tenant.clone(),
             ticket: sent.ticket.id.into(),
@@ -123,9 +123,9 @@ impl Entry {
     }
 
     /// With texts of its own: those of a record or an event would keep all of it in memory.
-    fn owned(self) -> Entry {
+    fn owned(self) -> Sending {
         let own = |text: Text| Text::from(&*text);
-        Entry {
+        Sending {
             tenant: own(self.tenant),
             ticket: own(self.ticket),
             agent: own(self.agent),
@@ -141,13 +141,13 @@ type Key = (Text, Text);
 
 #[derive(Default)]
 struct Index {
-    tickets: HashMap<Key, VecDeque<Entry>, foldhash::fast::RandomState>,
+    tickets: HashMap<Key, VecDeque<Sending>, foldhash::fast::RandomState>,
     /// The ticket of every entry that is kept, oldest first.
     order: VecDeque<Key>,
 }
 
 impl Index {
-    fn put(&mut self, entry: Entry, most: usize) {
+    fn put(&mut self, entry: Sending, most: usize) {
         let key = (entry.tenant.clone(), entry.ticket.clone());
         let entries = self.tickets.entry(key.clone()).or_default();
         entries.push_back(entry);
@@ -206,7 +206,7 @@ impl History {
 
     /// Keeps an outcome. Returns when it is durable, or when the delivery is not ours any more: then its new owner tells it.
     pub async fn keep(&self, delivery: &Delivery, settlement: &Settlement, detail: &str, ack: &Ack) {
-        let entry = Entry::of(delivery, settlement, detail, self.clock.now());
+        let entry = Sending::of(delivery, settlement, detail, self.clock.now());
         let append = Append {
             topic: Arc::clone(&self.topic),
             partition: None,
@@ -235,7 +235,7 @@ impl History {
     }
 
     /// At most `limit` entries of a ticket, newest first, from behind the first `skip` on.
-    pub fn of_ticket(&self, tenant: &str, ticket: &str, skip: usize, limit: usize) -> Vec<Entry> {
+    pub fn of_ticket(&self, tenant: &str, ticket: &str, skip: usize, limit: usize) -> Vec<Sending> {
         let index = self.index();
         let entries = index.tickets.get(&(Text::from(tenant), Text::from(ticket)));
         entries.map(|entries| entries.iter().rev().skip(skip).take(limit).cloned().collect()).unwrap_or_default()
@@ -313,7 +313,7 @@ impl History {
         }
         let mut index = self.index();
         for record in &records {
-            let entry = record.value.as_deref().map(serde_json::from_slice::<Entry>);
+            let entry = record.value.as_deref().map(serde_json::from_slice::<Sending>);
             match entry {
                 Some(Ok(entry)) => index.put(entry.owned(), INDEX),
                 Some(Err(error)) => tracing::warn!(position = %record.position, %error, "no entry of a history, passed over"),
@@ -368,7 +368,7 @@ mod tests {
         ack.abandon();
         reading.follow().expect("a thread");
         assert!(reading.until_ready(Duration::from_secs(10)).await);
-        let told = |entries: Vec<Entry>| entries.into_iter().map(|entry| (entry.outcome, entry.reason)).collect::<Vec<_>>();
+        let told = |entries: Vec<Sending>| entries.into_iter().map(|entry| (entry.outcome, entry.reason)).collect::<Vec<_>>();
         assert_eq!(
             told(reading.of_ticket("default", "T1", 0, 10)),
             [
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn the_index_is_bounded_and_forgets_the_oldest() {
         let mut index = Index::default();
-        let entry = |ticket: &str| Entry::of(&sending(ticket), &Settlement::Acknowledge, "", Timestamp::UNIX_EPOCH);
+        let entry = |ticket: &str| Sending::of(&sending(ticket), &Settlement::Acknowledge, "", Timestamp::UNIX_EPOCH);
         for ticket in ["a", "b", "a", "c"] {
             index.put(entry(ticket), 3);
         }

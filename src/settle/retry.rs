@@ -107,7 +107,8 @@ impl Settler {
             Some(tier) => Err(format!("the retry tier {} has no topic", humantime::format_duration(*tier))),
             None => {
                 let delivered = metrics.deliveries_total.with("delivered").clone();
-                let settler = Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered, history: None };
+                let settler =
+                    Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered, history: None };
                 Ok(settler.with_room(ROOM))
             }
         }

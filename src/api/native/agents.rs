@@ -24,7 +24,7 @@ use crate::{
     },
     model::{Agent, Event, FieldError, Text, Timestamp, token::Role},
     routing::filter::Filter,
-    settle::history::Entry,
+    settle::history::Sending,
 };
 
 const MAX_NAME: usize = 256;
@@ -201,14 +201,14 @@ pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) 
 /// What was sent because of a ticket: each outcome of each sending, newest first. A ticket of which nothing was sent has an empty history.
 /// `cursor` counts entries from the newest.
 #[utoipa::path(get, path = "/v1/tickets/{id}/history", tag = "agents", params(("id" = String, Path), ListQuery),
-    responses((status = 200, body = Page<Entry>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+    responses((status = 200, body = Page<Sending>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 503, description = "The histories are still being read.", body = Problem)))]
 pub async fn history(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
     Params(query): Params<ListQuery>,
-) -> Result<Json<Page<Entry>>, Problem> {
+) -> Result<Json<Page<Sending>>, Problem> {
     let tenant = caller.scope(query.tenant.as_deref())?.unwrap_or_else(|| Event::DEFAULT_TENANT.into());
     let limit = limit(query.limit.as_deref())?;
     let wrong = |text: &str| Problem::malformed("cursor", format!("`{text}` is no cursor: give the `next` of the page before"));

@@ -24,11 +24,11 @@ use crate::{
     delivery::address,
     log::record::{encode_delivery, unplaced},
     model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
-    routing::filter::Filter,
     registry::{
         Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
     },
+    routing::filter::Filter,
 };
 
 /// Fields that are shown and cannot be set: a document that was read can be sent back as it is.

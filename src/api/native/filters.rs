@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(example = json!({"filter": "event.data.total > 100", "event": {"type": "order.created", "channel": "shop", "data": {"total": 120}}}))]
-pub struct Trial {
+pub struct FilterTrial {
     /// A CEL expression over `event`.
     filter: String,
     /// An event as producers write it; what is left out of id, type, channel, time, tenant and data is made up.
@@ -23,7 +23,7 @@ pub struct Trial {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Verdict {
+pub struct FilterVerdict {
     /// Whether an endpoint with this filter would get this event.
     matches: bool,
     /// `matched`; `unmatched`; `failed` (it asks for what is not there: no match); `undecided` (too many steps, or data that is too large to be
@@ -34,10 +34,14 @@ pub struct Verdict {
 }
 
 /// Evaluates a filter (or the condition of an agent) for one event. Nothing is stored.
-#[utoipa::path(post, path = "/v1/filters/test", tag = "endpoints", request_body = Trial,
-    responses((status = 200, body = Verdict), (status = 400, body = Problem), (status = 401, body = Problem),
+#[utoipa::path(post, path = "/v1/filters/test", tag = "endpoints", request_body = FilterTrial,
+    responses((status = 200, body = FilterVerdict), (status = 400, body = Problem), (status = 401, body = Problem),
         (status = 422, description = "The filter is wrong, with the position; or the event is none.", body = Problem)))]
-pub async fn test(State(context): State<Context>, caller: Caller, Document(trial): Document<Trial>) -> Result<Json<Verdict>, Problem> {
+pub async fn test(
+    State(context): State<Context>,
+    caller: Caller,
+    Document(trial): Document<FilterTrial>,
+) -> Result<Json<FilterVerdict>, Problem> {
     let tenant = caller.scope(None)?.unwrap_or_else(|| Event::DEFAULT_TENANT.into());
     let filter = Filter::compile(&trial.filter).map_err(|wrong| Problem::invalid(vec![wrong.of_field("filter")]))?;
     let mut document = trial.event;
@@ -53,5 +57,5 @@ pub async fn test(State(context): State<Context>, caller: Caller, Document(trial
         Err(failed @ Undecided::Failed(_)) => (false, "failed", Some(failed.to_string())),
         Err(cannot @ (Undecided::TooSlow | Undecided::Unread(_))) => (false, "undecided", Some(cannot.to_string())),
     };
-    Ok(Json(Verdict { matches, result, detail }))
+    Ok(Json(FilterVerdict { matches, result, detail }))
 }

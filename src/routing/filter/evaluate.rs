@@ -244,7 +244,9 @@ impl<'a> Evaluator<'a> {
             Operator::GreaterOrEqual => self.order(one, other).map(|order| Value::Bool(order.is_some_and(Ordering::is_ge))),
             Operator::In => self.contains(other, one).map(Value::Bool),
             Operator::Index => index(one, other),
-            Operator::Add | Operator::Subtract | Operator::Multiply | Operator::Divide | Operator::Remainder => arithmetic(operator, one, other),
+            Operator::Add | Operator::Subtract | Operator::Multiply | Operator::Divide | Operator::Remainder => {
+                arithmetic(operator, one, other)
+            }
         }
     }
 

@@ -80,7 +80,8 @@ impl Function {
     }
 
     pub fn names() -> String {
-        let names = FUNCTIONS.iter().map(|(name, _, form, ..)| if *form == Call::Member { format!("`.{name}`") } else { format!("`{name}`") });
+        let names =
+            FUNCTIONS.iter().map(|(name, _, form, ..)| if *form == Call::Member { format!("`.{name}`") } else { format!("`{name}`") });
         names.chain([String::from("`.matches`")]).collect::<Vec<_>>().join(", ")
     }
 

@@ -144,8 +144,8 @@ fn what_is_too_much_is_refused_before_it_can_hurt() {
     let nested = |open: &str, close: &str| format!("{}1{} == 1", open.repeat(MAX_DEPTH + 1), close.repeat(MAX_DEPTH + 1));
     assert!(refused(&nested("(", ")")).contains("nest deeper"));
     assert!(refused(&nested("[", "]")).contains("nest deeper"));
-    assert!(refused(&format!("1{} > 0", "+1".repeat(900))).contains("nest"));
-    assert!(refused(&format!("{} == 1", ["1"; 600].join(" == 1 || "))).contains("more than"));
+    assert!(refused(&format!("1{} > 0", "+1".repeat(200))).contains("nest deeper"));
+    assert!(refused(&format!("size([{}1]) == 600", "1,".repeat(599))).contains("more than"));
     let folds = "[1].map(i, i)".to_owned() + &".map(i, i)".repeat(MAX_FOLDS);
     assert!(refused(&format!("{folds} == [1]")).contains("loops"));
     // Chains that only a parser with a large stack survives.
@@ -178,7 +178,13 @@ fn an_evaluation_ends_soon_whatever_it_asks_for() {
         assert!(began.elapsed().as_secs() < 5, "{source}: {:?}", began.elapsed());
     }
     // A list of thousands is no problem where each item is looked at once.
-    assert_eq!(decide("event.data.n.map(a, a % 2).filter(a, a == 1).size() == 2000", &event(&serde_json::json!({ "n": (0..4_000).collect::<Vec<_>>() }).to_string())), Ok(true));
+    assert_eq!(
+        decide(
+            "event.data.n.map(a, a % 2).filter(a, a == 1).size() == 2000",
+            &event(&serde_json::json!({ "n": (0..4_000).collect::<Vec<_>>() }).to_string())
+        ),
+        Ok(true)
+    );
 }
 
 #[test]
@@ -212,7 +218,17 @@ fn expression() -> impl Strategy<Value = String> {
     leaf.prop_recursive(5, 40, 4, |inner| {
         let operators = prop::sample::select(vec!["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "&&", "||", "in"]);
         let functions = prop::sample::select(vec![
-            "size", "contains", "startsWith", "lowerAscii", "getHours", "getFullYear", "all", "exists", "map", "filter", "exists_one",
+            "size",
+            "contains",
+            "startsWith",
+            "lowerAscii",
+            "getHours",
+            "getFullYear",
+            "all",
+            "exists",
+            "map",
+            "filter",
+            "exists_one",
         ]);
         prop_oneof![
             (inner.clone(), operators, inner.clone()).prop_map(|(a, operator, b)| format!("({a} {operator} {b})")),

@@ -90,9 +90,7 @@ impl<'a> Value<'a> {
     pub fn member(&self, name: &str) -> Option<Value<'a>> {
         match self {
             Value::Members(members) => members.get(name).map(Value::of),
-            Value::MadeMembers(members) => {
-                members.iter().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value.clone())
-            }
+            Value::MadeMembers(members) => members.iter().find(|(key, _)| key.text() == Some(name)).map(|(_, value)| value.clone()),
             _ => None,
         }
     }
