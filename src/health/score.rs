@@ -225,6 +225,7 @@ pub(super) mod tests {
         OldError,
         Error,
         Gone,
+        FilterTooSlow,
         UrlChanged,
         Enabled,
         /// Nothing for so many hours.
@@ -248,6 +249,7 @@ pub(super) mod tests {
                     OldError => Observation::Error { started: now - 5_000 },
                     Error => Observation::Error { started: now - 1 },
                     Gone => Observation::Gone,
+                    FilterTooSlow => Observation::FilterTooSlow,
                     UrlChanged => Observation::UrlChanged,
                     Enabled => Observation::Enabled,
                     Hours => {
@@ -288,6 +290,7 @@ pub(super) mod tests {
             Case { name: "until they began after it", seen: &[(Timeout, 1), (OldTimeout, 6)], state: Degraded, score: 20, successes: 0, version: 1, reason: "timeouts" },
             Case { name: "gone", seen: &[(Gone, 1)], state: Inactive, score: 0, successes: 0, version: 1, reason: "gone" },
             Case { name: "inactive stays whatever comes", seen: &[(Gone, 1), (Ok, 100), (UrlChanged, 1), (Timeout, 5), (Gone, 1)], state: Inactive, score: 0, successes: 0, version: 1, reason: "gone" },
+            Case { name: "a filter that is too slow", seen: &[(Error, 3), (FilterTooSlow, 2)], state: Inactive, score: 3, successes: 0, version: 1, reason: "filter_too_slow" },
             Case { name: "enabled by a person", seen: &[(Gone, 1), (Enabled, 1)], state: Active, score: 0, successes: 0, version: 2, reason: "enabled" },
             Case { name: "what was in flight then does not count", seen: &[(Timeout, 50), (Enabled, 1), (OldTimeout, 4)], state: Active, score: 0, successes: 0, version: 3, reason: "enabled" },
             Case { name: "a changed URL revives the degraded", seen: &[(Timeout, 1), (UrlChanged, 1)], state: Active, score: 0, successes: 0, version: 2, reason: "url_changed" },
@@ -346,6 +349,7 @@ pub(super) mod tests {
             3 => (0i64..20_000).prop_map(|started| Observation::Timeout { started }),
             4 => (0i64..20_000).prop_map(|started| Observation::Error { started }),
             1 => Just(Observation::Gone),
+            1 => Just(Observation::FilterTooSlow),
             1 => Just(Observation::UrlChanged),
             1 => Just(Observation::Enabled),
         ]
