@@ -88,7 +88,7 @@ fn pass(stages: &Arc<Stages>, deliveries: Vec<Routed>) {
 
 /// A filter that takes too many steps again and again: its endpoint is suspended, to be recovered without loss; an agent does not watch any more
 /// until its condition is changed.
-fn switch_off(stages: &Arc<Stages>, endpoint: &Arc<Endpoint>) {
+fn switch_off(stages: &Arc<Stages>, endpoint: &Endpoint) {
     match Agent::of_listener(&endpoint.id) {
         Some(agent) => agents::suspend(stages, agent),
         None => {

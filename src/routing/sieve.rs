@@ -58,7 +58,7 @@ pub struct Outlets {
     /// To be put back for a while.
     pub spill: Box<dyn Fn(Vec<Routed>) + Send + Sync>,
     /// A filter that is to be switched off.
-    pub too_slow: Box<dyn Fn(&Arc<Endpoint>) + Send + Sync>,
+    pub too_slow: Box<dyn Fn(&Endpoint) + Send + Sync>,
 }
 
 enum Message {
