@@ -167,7 +167,7 @@ fn an_evaluation_ends_soon_whatever_it_asks_for() {
         "event.data.n.map(a, event.data.text + event.data.text).size() > 0",
         "['x'].map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).map(a, a+a+a+a+a+a+a+a).size() > 0",
         "[[1]].map(a, [a,a,a,a,a,a,a,a]).map(a, [a,a,a,a,a,a,a,a]).map(a, [a,a,a,a,a,a,a,a]).all(a, event.data.n.all(b, event.data.n == event.data.n))",
-        "event.data.n.all(a, event.data.text.matches('(x+x+)+y'))",
+        "event.data.n.exists(a, event.data.text.matches('(x+x+)+y'))",
         "event.data.n.all(a, event.data.text.contains('y') == false)",
     ] {
         let filter = Filter::compile(source).expect(source);
