@@ -41,7 +41,7 @@ use crate::{
     log::{Log, LogError, topics::Topics},
     model::{Budget, Clock, Position, Secret},
     registry::Registry,
-    settle::{dead_letter::DeadLetters, journal::Journal},
+    settle::{dead_letter::DeadLetters, history::History, journal::Journal},
     sources::{ingest::Ingest, replay::Replays},
     telemetry::Metrics,
 };
@@ -90,6 +90,7 @@ pub struct State {
     pub log: Arc<dyn Log>,
     pub ingest: Arc<Ingest>,
     pub dead_letters: Arc<DeadLetters>,
+    pub history: Arc<History>,
     pub journal: Arc<Journal>,
     pub addresses: Arc<address::Policy>,
     pub replays: Arc<Replays>,

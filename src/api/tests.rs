@@ -24,6 +24,7 @@ use crate::{
     sources::{ingest, replay},
 };
 
+mod filters;
 mod hub;
 mod hub_refusals;
 mod roles;
@@ -114,6 +115,8 @@ impl Api {
             Arc::clone(&metrics),
         )
         .expect("started");
+        let history = History::new(Arc::clone(&log), Arc::clone(topics.history()), Arc::clone(&clock), Arc::clone(&metrics));
+        history.follow().expect("started");
         let (journal, _) =
             Journal::new(Arc::clone(&log), Arc::clone(topics.attempts()), journal::Config::default(), 1, Arc::clone(&metrics));
         let replays = Replays::new(
@@ -132,6 +135,7 @@ impl Api {
             log: Arc::clone(&log),
             ingest: Arc::new(ingest),
             dead_letters,
+            history,
             journal,
             replays: Arc::new(replays),
             topics: topics.clone(),
@@ -492,6 +496,9 @@ async fn the_description_has_every_route_and_is_openapi_3_1() {
         ("/v1/subscriptions", "post"),
         ("/v1/notifications/topics", "get"),
         ("/v1/notifications/subscription/{id}", "delete"),
+        ("/v1/filters/test", "post"),
+        ("/v1/agents/{id}", "patch"),
+        ("/v1/tickets/{id}/history", "get"),
     ] {
         assert!(answer["paths"][path][method].is_object(), "{method} {path}");
     }

@@ -45,7 +45,8 @@ impl Context {
         if let Some(observation) = stages.health_config.observation(&attempt) {
             stages.health.report(&endpoint.id, observation);
         }
-        if attempt.outcome == Outcome::Delivered {
+        // What an agent has sent is remembered first, which takes an append.
+        if attempt.outcome == Outcome::Delivered && delivery.purpose != Purpose::Agent {
             stages.settler.acknowledge(&delivery, ack);
         } else {
             let stages = Arc::clone(stages);

@@ -65,6 +65,9 @@ pub struct Add {
     types: Vec<String>,
     #[arg(long, value_enum, ignore_case = true)]
     direction: Option<Direction>,
+    /// A CEL expression over the event that must hold as well, such as `event.data.total > 100`.
+    #[arg(long)]
+    filter: Option<String>,
     /// The shape of the body: standard, cloudevents, hub, z_api, chatwoot, zenvia, zenvia_v1 or conversion.
     #[arg(long)]
     format: Option<String>,
@@ -203,6 +206,7 @@ fn document(arguments: &Add) -> Value {
         ("id", &arguments.id),
         ("tenant", &arguments.tenant),
         ("description", &arguments.description),
+        ("filter", &arguments.filter),
         ("format", &arguments.format),
         ("signing", &arguments.signing),
         ("secret", &arguments.secret),

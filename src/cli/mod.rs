@@ -1,5 +1,6 @@
 //! The command line. One file for each subcommand; those that talk to a daemon do it over its API ([`client`]), as anybody else would.
 
+mod agent;
 mod check;
 pub mod client;
 mod completions;
@@ -40,6 +41,8 @@ pub enum Command {
     Listen(listen::Arguments),
     #[command(subcommand)]
     Endpoint(Box<endpoint::Command>),
+    #[command(subcommand)]
+    Agent(agent::Command),
     #[command(subcommand)]
     Token(token::Command),
     #[command(subcommand)]
@@ -84,6 +87,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Endpoint(command) => block_on(endpoint::run(*command)),
         Command::Token(command) => block_on(token::run(command)),
+        Command::Agent(command) => block_on(agent::run(command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
         Command::Completions(arguments) => completions::run(&arguments),
     }

@@ -9,6 +9,7 @@ use crate::{
     delivery::address::Policy,
     model::{Endpoint, Rate, Timestamp},
     registry::{Tenant, spec::EndpointSpec},
+    routing::filter::Filter,
 };
 
 pub const ENDPOINT: &str = "endpoint";
@@ -26,7 +27,9 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
             }
             Ok(endpoint) => {
                 let token_url = element.value.auth.as_ref().and_then(|auth| auth.url.as_deref());
-                let refused = policy.check_urls(&element.value.url, token_url);
+                let mut refused = policy.check_urls(&element.value.url, token_url);
+                let filter = endpoint.filter.as_deref().and_then(|filter| Filter::compile(filter).err());
+                refused.extend(filter.map(|wrong| wrong.of_field("filter")));
                 if refused.is_empty() {
                     endpoints.push(endpoint);
                 }

@@ -5,6 +5,7 @@
 //! [`ack`] (how a record learns that all of its deliveries are settled).
 
 pub mod ack;
+pub mod agent;
 pub mod attempt;
 pub mod budget;
 pub mod delivery;
@@ -26,6 +27,7 @@ pub mod units;
 pub use bytestring::ByteString as Text;
 
 pub use ack::{Ack, Lease, OpenRecord, Tracked};
+pub use agent::Agent;
 pub use attempt::{Attempt, Blame, Failure, Outcome};
 pub use budget::{Budget, Permit};
 pub use delivery::{Class, DeadReason, Delivery, Position, Purpose, Routed, Settlement, TopicPartition};

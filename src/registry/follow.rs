@@ -108,7 +108,10 @@ impl Follower {
             if let Some(id) = view.collisions().next() {
                 return Err(RegistryError::Declared(id.clone()));
             }
-            view.entries().map(|entry| Change { id: entry.endpoint.id.clone(), before: None, after: Some(entry) }).collect()
+            view.entries()
+                .chain(view.listeners())
+                .map(|entry| Change { id: entry.endpoint.id.clone(), before: None, after: Some(entry) })
+                .collect()
         };
         self.tell(&changes);
         self.caught_up(Instant::now());

@@ -59,7 +59,7 @@ use self::{
 };
 use crate::{
     log::{From as ReadFrom, Log, LogError},
-    model::{Clock, Endpoint, Rate, Secret, Text, Timestamp, TopicPartition, token::Token},
+    model::{Agent, Clock, Endpoint, Rate, Secret, Text, Timestamp, TopicPartition, token::Token},
     telemetry::Metrics,
 };
 
@@ -346,6 +346,25 @@ impl Registry {
     /// A tenant; one that nobody declared has the defaults.
     pub fn tenant(&self, id: &str) -> Arc<Tenant> {
         self.view().tenant(id).unwrap_or_else(|| Arc::new(Tenant { id: id.into(), ..Tenant::default() }))
+    }
+
+    pub fn agent(&self, id: &str) -> Option<Arc<Agent>> {
+        self.view().agent(id).map(|(agent, _)| agent)
+    }
+
+    /// Like [`Registry::endpoints`].
+    pub fn agents(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Agent>> {
+        self.view().agents(tenant, after, limit)
+    }
+
+    /// An agent that tells this endpoint.
+    pub fn agent_of(&self, endpoint: &str) -> Option<Arc<Agent>> {
+        self.view().agent_of(endpoint)
+    }
+
+    /// What stands for an agent in the route table; none if it is suspended or gone.
+    pub fn listener(&self, agent: &str) -> Option<Arc<Endpoint>> {
+        self.view().listener(agent)
     }
 
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {

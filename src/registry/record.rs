@@ -9,6 +9,7 @@
 //! | `token/<id>` | a token of the API, with the hash of its key and, sealed, the secret of a signature token |
 //! | `used/<id>` | when a token was used last, apart from the token: a use that is noted late must not bring back a revoked one |
 //! | `tenant/<id>` | roles and limits of a tenant |
+//! | `agent/<id>` | a support expert agent |
 //!
 //! Unknown keys and unknown fields are passed over: an older instance lives beside a newer one while a fleet is updated.
 
@@ -34,6 +35,7 @@ pub enum RecordKey {
     Token(Text),
     Used(Text),
     Tenant(Text),
+    Agent(Text),
 }
 
 impl RecordKey {
@@ -52,6 +54,7 @@ impl RecordKey {
             "token" => Some(RecordKey::Token(id)),
             "used" => Some(RecordKey::Used(id)),
             "tenant" => Some(RecordKey::Tenant(id)),
+            "agent" => Some(RecordKey::Agent(id)),
             _ => None,
         }
     }
@@ -67,6 +70,7 @@ impl std::fmt::Display for RecordKey {
             RecordKey::Token(id) => write!(out, "token/{id}"),
             RecordKey::Used(id) => write!(out, "used/{id}"),
             RecordKey::Tenant(id) => write!(out, "tenant/{id}"),
+            RecordKey::Agent(id) => write!(out, "agent/{id}"),
         }
     }
 }
@@ -387,7 +391,8 @@ mod tests {
             ("token/t", Some(RecordKey::Token("t".into()))),
             ("used/t", Some(RecordKey::Used("t".into()))),
             ("tenant/t", Some(RecordKey::Tenant("t".into()))),
-            ("agent/t", None),
+            ("agent/t", Some(RecordKey::Agent("t".into()))),
+            ("robot/t", None),
             ("x", None),
         ] {
             let parsed = RecordKey::parse(&Bytes::from_static(text.as_bytes()));

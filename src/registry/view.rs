@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     log::Record,
-    model::{Endpoint, HealthRecord, HealthState, Status, Text, token::Token},
+    model::{Agent, Endpoint, HealthRecord, HealthState, Status, Text, token::Token},
 };
 
 /// An endpoint with what health decided about it.
@@ -70,12 +70,28 @@ impl Entry {
     }
 }
 
-/// What a record changed about an endpoint: it came (`before` is none), went (`after` is none), or became another.
+/// What a record changed about an endpoint: it came (`before` is none), went (`after` is none), or became another. An agent is told as its
+/// [`Agent::listener`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     pub id: Text,
     pub before: Option<Entry>,
     pub after: Option<Entry>,
+}
+
+impl Change {
+    /// Whether it is about an agent.
+    pub fn is_of_agent(&self) -> bool {
+        Agent::of_listener(&self.id).is_some()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Watching {
+    agent: Arc<Agent>,
+    /// None while it is suspended.
+    listener: Option<Arc<Endpoint>>,
+    offset: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +120,7 @@ pub struct View {
     /// By the hash of the key.
     by_key: HashMap<String, Arc<Token>>,
     tenants: BTreeMap<Text, Arc<Tenant>>,
+    agents: BTreeMap<Text, Watching>,
     /// Grows when a tenant changes.
     tenants_version: u64,
     /// Declared endpoints that are in the topic too.
@@ -259,6 +276,20 @@ impl View {
                 };
                 Ok(None)
             }
+            RecordKey::Agent(id) => {
+                let new: Option<Agent> = value.map(record::decode).transpose().map_err(unreadable)?;
+                let before = self.listening(id);
+                match new {
+                    Some(agent) => {
+                        let offset = record.position.offset;
+                        let listener = agent.listener(offset).map(Arc::new);
+                        self.agents.insert(id.clone(), Watching { agent: Arc::new(agent), listener, offset });
+                    }
+                    None => drop(self.agents.remove(id)),
+                }
+                let after = self.listening(id);
+                Ok((before != after).then(|| Change { id: Agent::listener_id(id), before, after }))
+            }
         }
     }
 
@@ -296,6 +327,37 @@ impl View {
     pub fn is_one_too_many(&self, endpoint: &Endpoint) -> bool {
         let ids = Criteria::of(endpoint).and_then(|criteria| self.criteria.get(&criteria));
         ids.is_some_and(|ids| !ids.contains(&endpoint.id) && ids.len() >= Criteria::AT_MOST)
+    }
+
+    fn listening(&self, id: &str) -> Option<Entry> {
+        let endpoint = self.agents.get(id)?.listener.clone()?;
+        Some(Entry { endpoint, health: None, disabled: None })
+    }
+
+    /// What stands for an agent in the route table.
+    pub fn listener(&self, agent: &str) -> Option<Arc<Endpoint>> {
+        self.agents.get(agent)?.listener.clone()
+    }
+
+    /// The listeners of all agents.
+    pub fn listeners(&self) -> impl Iterator<Item = Entry> {
+        self.agents.keys().filter_map(|id| self.listening(id))
+    }
+
+    /// An agent, and the offset of its record.
+    pub fn agent(&self, id: &str) -> Option<(Arc<Agent>, i64)> {
+        self.agents.get(id).map(|watching| (Arc::clone(&watching.agent), watching.offset))
+    }
+
+    /// Like [`View::page`].
+    pub fn agents(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Agent>> {
+        let agents = page(&self.agents, after).map(|watching| &watching.agent);
+        agents.filter(|agent| tenant.is_none_or(|tenant| agent.tenant == tenant)).take(limit).cloned().collect()
+    }
+
+    /// The first agent that tells this endpoint.
+    pub fn agent_of(&self, endpoint: &str) -> Option<Arc<Agent>> {
+        self.agents.values().map(|watching| &watching.agent).find(|agent| agent.endpoint == endpoint).cloned()
     }
 
     fn changed(&self, id: &Text, before: Option<Entry>) -> Option<Change> {
@@ -388,6 +450,9 @@ pub struct States(HashMap<&'static str, i64>);
 
 impl States {
     pub fn count(&mut self, change: &Change) {
+        if change.is_of_agent() {
+            return;
+        }
         if let Some(before) = &change.before {
             *self.0.entry(before.label()).or_default() -= 1;
         }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     log::{Append, LogError, Record},
-    model::{Endpoint, FieldError, HealthState, Position, Text, Timestamp, Transition, token::Token},
+    model::{Agent, Endpoint, FieldError, HealthState, Position, Text, Timestamp, Transition, token::Token},
 };
 
 type Header = (Cow<'static, str>, Bytes);
@@ -326,6 +326,40 @@ impl Registry {
             return Err(WriteError::Declared { kind: "tenant", id });
         }
         self.append(RecordKey::Tenant(id), Some(record::encode(&tenant))).await?;
+        Ok(())
+    }
+
+    /// Stores an agent. Its id is made up by the caller.
+    pub async fn create_agent(&self, agent: Agent) -> Result<Arc<Agent>, WriteError> {
+        let id = agent.id.clone();
+        let _turn = self.turn(&id).await;
+        if self.agent(&id).is_some() {
+            return Err(WriteError::Exists { kind: "agent", id });
+        }
+        self.append(RecordKey::Agent(id.clone()), Some(record::encode(&agent))).await?;
+        self.agent(&id).ok_or(WriteError::NotFound { kind: "agent", id })
+    }
+
+    /// Changes an agent. Of two instances that change it at the same time, the later one wins.
+    pub async fn update_agent(&self, id: &str, change: impl FnOnce(&Agent) -> Result<Agent, WriteError>) -> Result<Arc<Agent>, WriteError> {
+        let id = Text::from(id);
+        let _turn = self.turn(&id).await;
+        let not_found = || WriteError::NotFound { kind: "agent", id: id.clone() };
+        let present = self.agent(&id).ok_or_else(not_found)?;
+        let changed = change(&present)?;
+        if changed != *present {
+            self.append(RecordKey::Agent(id.clone()), Some(record::encode(&changed))).await?;
+        }
+        self.agent(&id).ok_or_else(not_found)
+    }
+
+    pub async fn delete_agent(&self, id: &str) -> Result<(), WriteError> {
+        let id = Text::from(id);
+        let _turn = self.turn(&id).await;
+        if self.agent(&id).is_none() {
+            return Err(WriteError::NotFound { kind: "agent", id });
+        }
+        self.append(RecordKey::Agent(id), None).await?;
         Ok(())
     }
 

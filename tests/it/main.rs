@@ -2,9 +2,11 @@
 
 mod support;
 
+mod agents;
 mod bad_input;
 mod cli;
 mod crash;
+mod filters;
 mod fleet;
 mod hostile;
 mod hub;

@@ -32,6 +32,7 @@ use crate::{
         Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
     },
+    routing::filter::Filter,
 };
 
 /// Fields that are shown and cannot be set: a document that was read can be sent back as it is.
@@ -302,6 +303,9 @@ pub fn document(entry: &Entry) -> EndpointSpec {
 
 /// Deletes an endpoint and what is known of it.
 pub async fn remove(shared: &Shared, id: &str) -> Result<(), Problem> {
+    if let Some(agent) = shared.registry.agent_of(id) {
+        return Err(Problem::conflict(format!("the agent `{}` tells this endpoint: give it another one or delete it first", agent.id)));
+    }
     let entry = shared.registry.delete_endpoint(id).await?;
     shared.health.forget(&entry.endpoint.id);
     shared.journal.forget(&entry.endpoint.id);
@@ -337,11 +341,14 @@ fn why_not_served(entry: &Entry) -> &'static str {
 
 /// All checks: those of the document, and whether the addresses may be delivered to.
 pub fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
-    let refused = shared.addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
+    let mut refused = shared.addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
+    refused.extend(spec.filter.as_deref().and_then(|filter| Filter::compile(filter).err()).map(|wrong| wrong.of_field("filter")));
     match spec.check(shared.clock.now()) {
         Ok(endpoint) if refused.is_empty() => Ok(endpoint),
         Ok(_) => Err(Problem::invalid(refused)),
         Err(mut errors) => {
+            // Of one field the document's own checks say enough.
+            refused.retain(|error| errors.iter().all(|known| known.path != error.path));
             errors.extend(refused);
             Err(Problem::invalid(errors))
         }
