@@ -299,7 +299,7 @@ fn check(
 /// The headers, all of them: those that must be there, with their values, and no others.
 fn check_headers(webhook: &Webhook, request: &Received, id: &str, positions: &HashMap<String, String>, began: i64) {
     let mut names: BTreeSet<&str> = ["host", "content-type", "content-length", "user-agent"].into();
-    assert_eq!(request.header("content-type"), "application/json");
+    assert_eq!((&request.method, request.header("content-type")), (&Method::POST, "application/json"));
     assert_eq!(request.header("content-length"), request.body.len().to_string());
     for (name, value) in &webhook.headers {
         names.insert(name);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 /// One request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
+    pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     /// As it came, compressed or not.
@@ -205,6 +206,7 @@ async fn answer(
         return Ok(Response::new(Full::default()));
     };
     let received = Received {
+        method: head.method,
         path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         headers: head.headers,
         body: body.to_bytes(),
