@@ -55,6 +55,7 @@ pub struct Add {
     /// Absent: that of the token.
     #[arg(long)]
     tenant: Option<String>,
+    /// For people.
     #[arg(long)]
     description: Option<String>,
     /// A channel to listen to; several times for several; none for all.
@@ -63,6 +64,7 @@ pub struct Add {
     /// An event type, exact (`lead.created`) or by prefix (`lead.*`); several times for several; none for all.
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
+    /// Only events of this direction.
     #[arg(long, value_enum, ignore_case = true)]
     direction: Option<Direction>,
     /// A CEL expression over the event that must hold as well, such as `event.data.total > 100`.
@@ -95,15 +97,15 @@ pub struct Add {
     /// What is kept with it and shown again, as a JSON object.
     #[arg(long, value_name = "JSON", value_parser = object)]
     attributes: Option<Map<String, Value>>,
+    /// Print the API's JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     auth: Auth,
     #[command(flatten)]
     more: More,
     #[command(flatten)]
     tls: Tls,
-    /// Print the API's JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     daemon: Daemon,
 }

@@ -58,6 +58,7 @@ pub struct Tls {
     /// The certificate to show to the receiver, and those between it and the authority that the receiver trusts.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
+    /// The key of the certificate.
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
     /// Authorities to trust for this endpoint alone.
