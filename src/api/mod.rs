@@ -26,6 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::AdminToken;
 
@@ -115,12 +116,21 @@ impl std::ops::Deref for Shared {
 
 type Context = Arc<Shared>;
 
+fn routes() -> OpenApiRouter<Context> {
+    openapi::describe(native::routes().merge(hub::routes()))
+}
+
+/// The description of all routes (OpenAPI 3.1), as `/openapi.json` answers it.
+pub fn description() -> String {
+    openapi::text(routes().into_openapi())
+}
+
 /// All routes. Serve it on the control plane's own runtime.
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    let (router, document) = openapi::describe(native::routes().merge(hub::routes())).split_for_parts();
-    let document = Arc::<str>::from(document.to_json().expect("a plain document is always JSON"));
+    let (router, document) = routes().split_for_parts();
+    let document = Arc::<str>::from(openapi::text(document));
     router
         .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
         .fallback(no_route)
@@ -142,6 +152,11 @@ async fn no_method(method: Method, uri: Uri) -> Response {
 /// What no handler was found for, in the shape of the product that the path belongs to.
 fn refused(uri: &Uri, problem: Problem) -> Response {
     hub::refused(uri, problem).unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Whether a path is `parent` or lies below it.
+fn is_below(path: &str, parent: &str) -> bool {
+    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 async fn count(axum::extract::State(context): axum::extract::State<Context>, request: Request, next: Next) -> Response {

@@ -26,6 +26,7 @@ use crate::{
 
 mod hub;
 mod hub_refusals;
+mod openapi;
 mod roles;
 
 const ADMIN: &str = "0123456789abcdef";

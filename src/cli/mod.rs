@@ -7,6 +7,7 @@ mod dead_letter;
 pub mod demo;
 mod endpoint;
 pub mod listen;
+mod openapi;
 mod send;
 mod table;
 pub mod verify;
@@ -41,6 +42,7 @@ pub enum Command {
     Endpoint(Box<endpoint::Command>),
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    Openapi(openapi::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -81,6 +83,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Endpoint(command) => block_on(endpoint::run(*command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
+        Command::Openapi(arguments) => openapi::run(arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

@@ -34,7 +34,7 @@ pub struct EndpointSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// http or https, without credentials and fragment, at most 2,048 characters.
-    #[schema(example = "https://hooks.example.com/orders")]
+    #[schema(example = "https://hooks.example.com/orders", required = true)]
     pub url: String,
     /// `default` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +124,7 @@ pub enum RetrySpec {
 pub struct AuthSpec {
     /// `none`, `bearer` (`token`), `api_key` (`key`, `header`: `X-API-Key` when absent), `basic` (`username`, `password`) or `custom_header` (`name`, `value`).
     #[serde(rename = "type")]
+    #[schema(required = true)]
     pub kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<SecretText>,

@@ -173,7 +173,7 @@ pub struct Rotation {
 }
 
 /// Gives an endpoint a new secret and shows it. The old one goes on signing beside it (`standard`) until the next rotation.
-#[utoipa::path(post, path = "/v1/endpoints/{id}/rotate-secret", tag = "endpoints", params(("id" = String, Path)), request_body = Rotation,
+#[utoipa::path(post, path = "/v1/endpoints/{id}/rotate-secret", tag = "endpoints", operation_id = "endpoints_rotate_secret", params(("id" = String, Path)), request_body = Rotation,
     responses((status = 200, body = EndpointView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn rotate_secret(
     State(context): State<Context>,

@@ -30,9 +30,10 @@ const SLACK: Duration = Duration::from_secs(60);
 #[serde(deny_unknown_fields, default)]
 pub struct NewReplay {
     /// Id of the endpoint.
+    #[schema(required = true)]
     endpoint: String,
     /// What the log took from this time on.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, required = true)]
     since: Option<String>,
     /// And before this time; now when absent.
     #[schema(value_type = Option<String>, format = DateTime)]

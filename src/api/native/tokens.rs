@@ -25,6 +25,7 @@ const MAX_NAME: usize = 256;
 #[serde(deny_unknown_fields, default)]
 pub struct NewToken {
     /// What it is for, in words.
+    #[schema(required = true)]
     name: String,
     /// `standard`, which is also the default.
     kind: Option<String>,

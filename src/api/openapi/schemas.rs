@@ -1,0 +1,64 @@
+//! What the types and routes of the code do not say: names of operations that are each its own, and that a merge patch may hold null.
+
+use serde_json::{Map, Value, json};
+
+/// Names the operations, and makes the schemas of documents that no type stands for.
+pub fn complete(document: &mut Value) {
+    for (path, operations) in document["paths"].as_object_mut().expect("a document has paths") {
+        for operation in operations.as_object_mut().expect("a path has operations").values_mut() {
+            name(path, operation);
+        }
+    }
+    let schemas = document["components"]["schemas"].as_object_mut().expect("a document has schemas");
+    for schema in schemas.values_mut() {
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+        for property in properties.into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
+            // That nothing stands for what is absent goes without saying, and where the field is required it is wrong.
+            property.remove_entry("default").filter(|(_, value)| *value != Value::Null && *value != "").map(|(key, value)| property.insert(key, value));
+        }
+    }
+    let patch = merge_patch(&schemas["EndpointSpec"]);
+    schemas.insert("EndpointPatch".to_owned(), patch);
+    let operation = &mut document["paths"]["/v1/endpoints/{id}"]["patch"];
+    operation["requestBody"]["content"]["application/json"]["schema"] = json!({ "$ref": "#/components/schemas/EndpointPatch" });
+}
+
+/// Puts the thing before the verb, which is the name of the handler: `endpoints_list`. Those of products are whole as they are.
+fn name(path: &str, operation: &mut Value) {
+    let verb = operation["operationId"].as_str().expect("every operation has the name of its handler");
+    let thing = path.split('/').nth(2).unwrap_or_default().replace('-', "_");
+    if !verb.contains('_') {
+        operation["operationId"] = format!("{thing}_{verb}").into();
+    }
+}
+
+/// The schema of a change (RFC 7396) of what `schema` describes: nothing has to be there, and null takes away what is.
+fn merge_patch(schema: &Value) -> Value {
+    let mut patch = schema.clone();
+    let fields = patch.as_object_mut().expect("a schema is an object");
+    fields.remove("required");
+    fields.insert("description".to_owned(), "Fields that are given replace what is there; null brings back the default.".into());
+    for property in fields["properties"].as_object_mut().expect("an object has properties").values_mut() {
+        nullable(property);
+        if let Some(values) = property.get_mut("additionalProperties") {
+            nullable(values);
+        }
+    }
+    patch
+}
+
+/// Lets null in.
+fn nullable(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if let Some(of) = fields.get("$ref").cloned() {
+        let description: Map<String, Value> = fields.remove_entry("description").into_iter().collect();
+        *fields = description;
+        fields.insert("oneOf".to_owned(), json!([{ "type": "null" }, { "$ref": of }]));
+        return;
+    }
+    match fields.get_mut("type") {
+        Some(Value::Array(types)) if !types.contains(&"null".into()) => types.push("null".into()),
+        Some(one @ Value::String(_)) => *one = json!([one.take(), "null"]),
+        _ => {}
+    }
+}
