@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Context, error::Problem};
 use crate::{
+    log::record::name_field,
     model::{
         Secret, Text,
         token::{Role, Token},
@@ -84,6 +85,10 @@ impl Caller {
 
     /// The tenant whose things are asked for: the one that was named, that of the token, or none for all of them. Naming another one is refused.
     pub fn scope(&self, named: Option<&str>) -> Result<Option<Text>, Problem> {
+        if let Some(named) = named {
+            // An event of such a tenant could not be read again.
+            name_field("tenant", named.into()).map_err(|wrong| Problem::malformed(wrong.path, wrong.message))?;
+        }
         match self {
             Caller::Admin => Ok(named.map(Text::from)),
             Caller::Token(token) if named.is_none_or(|named| token.tenant == named) => Ok(Some(token.tenant.clone())),

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod event;
 pub mod field;
 pub mod health;
+pub mod json;
 pub mod secret;
 #[cfg(test)]
 pub mod testing;

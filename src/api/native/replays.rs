@@ -90,6 +90,7 @@ impl ReplayView {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
     /// Id of an endpoint.
     endpoint: Option<String>,
@@ -110,9 +111,9 @@ pub async fn list(
 }
 
 /// Sends what an endpoint listens to, and the log took in that time, to it once more. In the background.
-#[utoipa::path(post, path = "/v1/replays", tag = "replays", request_body = NewReplay,
+#[utoipa::path(post, path = "/v1/replays", tag = "replays", request_body(content = NewReplay, example = json!({"endpoint": "orders", "since": "2026-01-31T08:00:00Z", "until": "2026-01-31T12:00:00Z"})),
     responses((status = 202, body = ReplayView), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "The endpoint is disabled or suspended.", body = Problem), (status = 429, body = Problem)))]
+        (status = 409, description = "The endpoint is disabled or suspended.", body = Problem), (status = 422, body = Problem), (status = 429, body = Problem)))]
 pub async fn create(
     State(context): State<Context>,
     caller: Caller,

@@ -25,13 +25,14 @@ const MAX_NAME: usize = 256;
 #[serde(deny_unknown_fields, default)]
 pub struct NewToken {
     /// What it is for, in words.
-    #[schema(required = true)]
+    #[schema(required = true, min_length = 1, max_length = 256)]
     name: String,
     /// `standard`, which is also the default.
     kind: Option<String>,
     /// `viewer` (reads; the default), `developer` (also changes endpoints and sends events) or `admin` (also manages tokens).
     role: Option<String>,
     /// That of the calling token when absent; `default` for the admin token.
+    #[schema(min_length = 1, max_length = 256)]
     tenant: Option<String>,
 }
 
@@ -80,7 +81,7 @@ pub async fn list(
 }
 
 /// Makes a token. The answer is the only one with its key in it.
-#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken,
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body(content = NewToken, example = json!({"name": "shop", "role": "developer"})),
     responses((status = 201, body = TokenView), (status = 403, body = Problem), (status = 422, body = Problem)))]
 pub async fn create(
     State(context): State<Context>,

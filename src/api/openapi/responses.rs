@@ -117,7 +117,9 @@ fn usual(status: &str) -> &'static str {
 impl Family {
     /// Gives an error the body and the headers that its status has here.
     fn shape(&self, path: &str, status: &str, response: &mut Value) {
-        let example = example_of(response).cloned().unwrap_or_else(|| (self.body)(path, problem(status, response["description"].as_str().unwrap_or_default())));
+        let example = example_of(response)
+            .cloned()
+            .unwrap_or_else(|| (self.body)(path, problem(status, response["description"].as_str().unwrap_or_default())));
         let schema = json!({ "$ref": format!("#/components/schemas/{}", self.schema) });
         response["content"] = json!({ self.content_type: { "schema": schema, "example": example } });
         let header = match status {
