@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `shard-N` | requests, their queues, limits and connections | a bug: deliveries stand still, so the daemon stops with an error |
 //! | `source-events`, `source-retry` | read the log, track what is settled, commit | the daemon stops with what the source said |
+//! | `filter-N` | evaluates filters and conditions of agents | the daemon stops: deliveries that wait for one stand still |
 //! | `registry` | applies the registry topic | readiness says so; the sources stop reading |
 //! | control runtime | API, settling that needs an append, journal, health | the process is over |
 //! | `admin` | metrics and probes | logged; nothing else suffers |
@@ -19,7 +20,9 @@
 //! misses it costs repetition after the next start, never loss.
 
 pub mod admin;
+mod agents;
 mod descriptors;
+mod filtering;
 mod health;
 mod server;
 mod shard;
@@ -33,7 +36,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -50,9 +53,9 @@ use crate::{
     log::{Backend, Log, LogError, Start, Subscription, kafka::KafkaLog, sqlite::SqliteLog, sqlite::SqliteOptions, topics::Topics},
     model::{Budget, Clock, SystemClock},
     registry::{self, Registry},
-    routing::table::RouteTable,
+    routing::{sieve::Sieve, table::RouteTable},
     scheduler::{Control, Hooks, Shards, Waiting},
-    settle::{Destinations, Policy, Settler, dead_letter::DeadLetters, journal::Journal},
+    settle::{Destinations, Policy, Settler, dead_letter::DeadLetters, history::History, journal::Journal},
     shutdown::{Request, Signals},
     sources::{self, ingest::Ingest, replay::Replays},
     telemetry::{Metrics, logging},
@@ -138,6 +141,9 @@ pub struct Stages {
     journal: Arc<Journal>,
     ingest: Arc<Ingest>,
     shards: OnceLock<Shards>,
+    sieve: OnceLock<Sieve>,
+    /// Whether anybody has (or had) a filter or an agent: without it nothing is looked at.
+    filters_seen: AtomicBool,
     registry: OnceLock<Arc<Registry>>,
     settling: TaskTracker,
     /// Deliveries that went back to the log because the daemon stops.
@@ -182,6 +188,7 @@ pub struct App {
     /// Where scores are shared: to be left when the daemon stops.
     fleet: Option<Arc<RedisHealth>>,
     dead_letters: Arc<DeadLetters>,
+    history: Arc<History>,
     sources: Vec<Arc<sources::Handle>>,
     failures: mpsc::Receiver<String>,
     readiness: Arc<Readiness>,
@@ -245,7 +252,9 @@ impl App {
             Settler::new(Arc::clone(&log), destinations, policy, Arc::clone(&clock), Arc::clone(&metrics)).map_err(anyhow::Error::msg)?;
         let memory = usize::try_from(config.scheduler.memory.as_u64()).unwrap_or(usize::MAX);
         // What is moved is copied: an eighth of the memory beside what is queued.
-        let settler = settler.with_room(memory / 8);
+        let history = History::new(Arc::clone(&log), Arc::clone(topics.history()), Arc::clone(&clock), Arc::clone(&metrics));
+        history.follow().context("the history of tickets cannot be read")?;
+        let settler = settler.with_room(memory / 8).with_history(Arc::clone(&history));
         let shard_count = config.scheduler.shard_count();
         let (journal, journal_writer) =
             Journal::new(Arc::clone(&log), topics.attempts().clone(), config.journal.clone(), shard_count, Arc::clone(&metrics));
@@ -273,6 +282,8 @@ impl App {
             journal: Arc::clone(&journal),
             ingest: Arc::new(ingest),
             shards: OnceLock::new(),
+            sieve: OnceLock::new(),
+            filters_seen: AtomicBool::new(false),
             registry: OnceLock::new(),
             settling: TaskTracker::new(),
             put_back: AtomicU64::new(0),
@@ -293,6 +304,8 @@ impl App {
         .context("the scheduler's threads cannot be started")?;
         // Nobody else sets it.
         let _ = stages.shards.set(shards);
+        let sieve = filtering::start(&stages, shard_count).context("the threads of filters cannot be started")?;
+        let _ = stages.sieve.set(sieve);
         let journal_writer = tokio::spawn(journal_writer.run());
 
         let dead_letters = DeadLetters::start(
@@ -320,6 +333,7 @@ impl App {
         )
         .await?;
         let _ = stages.registry.set(Arc::clone(&registry));
+        shared.keep_refresh_tokens(wiring::refresh_tokens(&stages, &registry));
         let health_follower = tokio::spawn(health::run(Arc::clone(&stages), told));
         tokio::spawn(wiring::weigh_tenants(Arc::clone(&stages), Arc::clone(&registry)));
 
@@ -340,6 +354,7 @@ impl App {
             log: Arc::clone(&log),
             ingest: Arc::clone(&stages.ingest),
             dead_letters: Arc::clone(&dead_letters),
+            history: Arc::clone(&history),
             journal,
             addresses: Arc::clone(shared.policy()),
             replays: Arc::new(replays),
@@ -362,6 +377,7 @@ impl App {
             stages,
             fleet,
             dead_letters,
+            history,
             sources,
             failures,
             readiness,
@@ -408,6 +424,9 @@ impl App {
                 _ = look.tick() => {
                     if !self.stages.shards().are_alive() {
                         return "a shard of the scheduler has ended; this is a bug, and the log above says where".to_owned();
+                    }
+                    if !self.stages.sieve.get().is_none_or(Sieve::are_alive) {
+                        return "a thread of the filters has ended; this is a bug, and the log above says where".to_owned();
                     }
                     if self.health_follower.is_finished() || self.stages.registry().is_some_and(|registry| !registry.is_followed()) {
                         return "what follows health or the registry has ended; this is a bug, and the log above says where".to_owned();
@@ -466,6 +485,12 @@ impl App {
         });
         let open: u64 = futures_util::future::join_all(finishing).await.into_iter().filter_map(Result::ok).sum();
         let stages = Arc::clone(&self.stages);
+        // Before the shards: what it holds goes there.
+        let sieve_end = tokio::task::spawn_blocking(move || stages.sieve.get().is_none_or(Sieve::end));
+        if tokio::time::timeout(SETTLE_DEADLINE, sieve_end).await.is_err() {
+            tracing::warn!("filters did not end in time; what waits for them is sent again after the next start");
+        }
+        let stages = Arc::clone(&self.stages);
         // A panic of a shard was logged where it happened.
         let shards_end = tokio::task::spawn_blocking(move || stages.shards().end());
         if tokio::time::timeout(SETTLE_DEADLINE, shards_end).await.is_err() {
@@ -488,6 +513,7 @@ impl App {
         self.stages.journal.stop();
         let _ = tokio::time::timeout(CLOSE_DEADLINE, self.journal_writer).await;
         self.dead_letters.stop();
+        self.history.stop();
         if let Some(registry) = self.stages.registry() {
             registry.stop();
         }

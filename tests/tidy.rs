@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sources::ingest",
             "sources::replay",
             "settle::dead_letter",
+            "settle::history",
             "settle::journal",
             "delivery::address",
             "routing::filter",

@@ -1,19 +1,29 @@
 //! Who calls: the admin token of the installation, or a token of a tenant; and what it may do.
+//!
+//! [`identify`] stands before every route and finds out; a route asks by taking a [`Caller`], and is answered 401 if there is none.
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    extract::{FromRequestParts, Request, State},
+    http::{header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Context, error::Problem};
+use super::{
+    Context, conversion,
+    error::Problem,
+    input::{BODY_LIMIT, read_body},
+    signature,
+};
 use crate::{
     log::record::name_field,
     model::{
-        Secret, Text,
-        token::{Role, Token},
+        FieldError, Secret, Text,
+        token::{Role, Token, TokenKind},
     },
     registry::{hash_of_key, private_file, seal::fill_random},
 };
@@ -47,10 +57,19 @@ impl AdminToken {
 
 /// A new key of a token: 256 random bits, so that one hash of it is enough to store.
 pub fn new_key() -> Zeroizing<String> {
+    random("phk_")
+}
+
+/// What a signature token signs with.
+pub fn new_signing_secret() -> Zeroizing<String> {
+    random("phs_")
+}
+
+fn random(prefix: &str) -> Zeroizing<String> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let mut bytes = Zeroizing::new([0; 32]);
     fill_random(bytes.as_mut_slice());
-    Zeroizing::new(format!("phk_{}", URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+    Zeroizing::new(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes.as_slice())))
 }
 
 /// Who makes a request. Taking one as an argument is what makes a route need a token.
@@ -113,25 +132,99 @@ pub fn name(role: Role) -> &'static str {
     }
 }
 
+/// What [`identify`] has found out about a request that has a key.
+#[derive(Clone)]
+enum Identity {
+    Known(Caller),
+    /// The key is that of a signature token, and the signature is not good.
+    Refused(FieldError),
+}
+
 impl FromRequestParts<Context> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Caller, Problem> {
-        let key = key_of(&parts.headers).ok_or_else(Problem::unauthorized)?;
-        // Hashes are compared, so how long it takes tells nothing of the token.
-        if hash_of_key(key) == context.admin.0 {
-            return Ok(Caller::Admin);
+    async fn from_request_parts(parts: &mut Parts, _: &Context) -> Result<Caller, Problem> {
+        match parts.extensions.get::<Identity>() {
+            Some(Identity::Known(caller)) => Ok(caller.clone()),
+            Some(Identity::Refused(error)) => Err(Problem::unsigned(error.clone())),
+            None => Err(Problem::unauthorized()),
         }
-        context.registry.authenticate(key).map(Caller::Token).ok_or_else(Problem::unauthorized)
     }
 }
 
-fn key_of(headers: &HeaderMap) -> Option<&str> {
-    if let Some(key) = headers.get("x-api-token") {
-        return key.to_str().ok();
+/// Finds out who calls, for every route in one place. A signature covers the body, so the body of a request with a good key of a signature
+/// token is read here, within bounds, and kept for the route; no other body is touched. Whether a caller is needed the routes say, by taking one.
+pub async fn identify(State(context): State<Context>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = key_of(&request).and_then(|key| find(&context, &key)) else { return next.run(request).await };
+    if let Caller::Token(token) = &caller {
+        if token.kind == TokenKind::Signature {
+            request = match signed(&context, token, request).await {
+                Ok(Signed::Good(request)) => request,
+                Ok(Signed::Wrong(mut request, error)) => {
+                    request.extensions_mut().insert(Identity::Refused(error));
+                    return next.run(request).await;
+                }
+                Err(problem) => return problem.into_response(),
+            };
+        }
+        let now = context.clock.now();
+        if context.registry.note_use(&token.id, now) {
+            let (context, id) = (Arc::clone(&context), token.id.clone());
+            // Beside the request, and once an hour for each token at most.
+            tokio::spawn(async move {
+                if let Err(error) = context.registry.record_use(&id, now).await {
+                    tracing::warn!(token = %id, %error, "when it was used could not be stored");
+                }
+            });
+        }
     }
-    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    request.extensions_mut().insert(Identity::Known(caller));
+    next.run(request).await
+}
+
+fn find(context: &Context, key: &str) -> Option<Caller> {
+    // Hashes are compared, in constant time, so how long it takes tells nothing of the token.
+    if bool::from(hash_of_key(key).as_bytes().ct_eq(context.admin.0.as_bytes())) {
+        return Some(Caller::Admin);
+    }
+    context.registry.authenticate(key).map(Caller::Token)
+}
+
+enum Signed {
+    Good(Request),
+    Wrong(Request, FieldError),
+}
+
+/// Whether the request is signed by the token; if it is, with its body in its extensions.
+async fn signed(context: &Context, token: &Token, request: Request) -> Result<Signed, Problem> {
+    let claim = match signature::Claim::of(&request, context.clock.now()) {
+        Ok(claim) => claim,
+        Err(error) => return Ok(Signed::Wrong(request, error)),
+    };
+    let (mut parts, body) = request.into_parts();
+    // Each route has a bound of its own, which is held to when it reads; this is the largest of them.
+    let limit = BODY_LIMIT.max(context.ingest.body_limit());
+    let mut arriving = Request::new(body);
+    arriving.headers_mut().extend(parts.headers.get(header::CONTENT_LENGTH).map(|length| (header::CONTENT_LENGTH, length.clone())));
+    let body = read_body(arriving, limit, "", &context.bodies).await?;
+    let good = token.secret.as_ref().is_some_and(|secret| claim.is_signed_by(secret, &body.bytes));
+    parts.extensions.insert(body);
+    let request = Request::from_parts(parts, axum::body::Body::empty());
+    if good { Ok(Signed::Good(request)) } else { Ok(Signed::Wrong(request, signature::wrong())) }
+}
+
+/// The key that a request shows. Conversion takes it in the query as well, on its older paths only (WIRE.md 2.2).
+fn key_of(request: &Request) -> Option<Cow<'_, str>> {
+    let headers = request.headers();
+    if let Some(key) = headers.get("x-api-token") {
+        return key.to_str().ok().map(Cow::Borrowed);
+    }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| Cow::Borrowed(key.trim()));
+    }
+    let query = request.uri().query().filter(|_| conversion::takes_key_in_query(request.uri().path()))?;
+    url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "api-key").map(|(_, key)| key)
 }
 
 #[cfg(test)]
@@ -156,13 +249,28 @@ mod tests {
     #[test]
     fn a_key_comes_in_either_header() {
         let key = |name: &'static str, value: &str| {
-            let headers = HeaderMap::from_iter([(header::HeaderName::from_static(name), value.parse().expect("a value"))]);
-            key_of(&headers).map(str::to_owned)
+            let request = Request::builder().header(name, value).body(axum::body::Body::empty()).expect("a request");
+            key_of(&request).map(Cow::into_owned)
         };
         assert_eq!(key("authorization", "Bearer abc").as_deref(), Some("abc"));
         assert_eq!(key("authorization", "bearer abc").as_deref(), Some("abc"));
         assert_eq!(key("x-api-token", "abc").as_deref(), Some("abc"));
         assert_eq!(key("authorization", "Basic abc"), None);
         assert_eq!(key("cookie", "abc"), None);
+    }
+
+    #[test]
+    fn a_key_in_the_query_counts_on_the_paths_that_document_it_and_nowhere_else() {
+        for (uri, expected) in [
+            ("/v1/notifications/topics?api-key=a%2Bb", Some("a+b")),
+            ("/v1/notifications/subscription/x?y=1&api-key=abc", Some("abc")),
+            ("/v1/notifications/topics?key=abc", None),
+            ("/v1/subscriptions?api-key=abc", None),
+            ("/v2/subscriptions?api-key=abc", None),
+            ("/v1/endpoints?api-key=abc", None),
+        ] {
+            let request = Request::builder().uri(uri).body(axum::body::Body::empty()).expect("a request");
+            assert_eq!(key_of(&request).as_deref(), expected, "{uri}");
+        }
     }
 }

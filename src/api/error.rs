@@ -1,5 +1,7 @@
 //! Errors of the native API: `application/problem+json` (RFC 9457), always, also for what no route was found for.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -38,7 +40,7 @@ pub struct Problem {
     retry_after: Option<u32>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 enum Kind {
     #[serde(rename = "about:blank")]
     AboutBlank,
@@ -77,6 +79,16 @@ impl Problem {
     pub fn unauthorized() -> Problem {
         let detail = "the request has no valid token: send one as `Authorization: Bearer …` or `X-API-TOKEN: …`";
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// 401: the key is good, and what belongs to a signature is not.
+    pub fn unsigned(error: FieldError) -> Problem {
+        Problem { errors: vec![error.clone()], ..Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", told(&error)) }
+    }
+
+    /// 409: as many as there may be are there already.
+    pub fn duplicated(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::CONFLICT, "duplicated", detail)
     }
 
     pub fn forbidden(detail: impl Into<String>) -> Problem {
@@ -126,6 +138,15 @@ impl Problem {
         self.retry_after
     }
 
+    /// With its fields as the document calls them in which they came.
+    pub fn renamed(self, name: impl Fn(&str) -> String) -> Problem {
+        if self.errors.is_empty() {
+            return self;
+        }
+        let errors: Vec<FieldError> = self.errors.into_iter().map(|error| FieldError::new(name(&error.path), error.message)).collect();
+        Problem { detail: errors.iter().map(told).collect::<Vec<_>>().join("; "), errors, ..self }
+    }
+
     pub fn with_errors(self, errors: Vec<FieldError>) -> Problem {
         Problem { errors, ..self }
     }
@@ -144,6 +165,7 @@ impl From<WriteError> for Problem {
         match error {
             WriteError::NotFound { kind, id } => Problem::not_found(kind, &id),
             WriteError::Exists { .. } | WriteError::Declared { .. } | WriteError::Contended(_) => Problem::conflict(error.to_string()),
+            WriteError::Duplicated => Problem::duplicated(error.to_string()),
             WriteError::Invalid(errors) => Problem::invalid(errors),
             WriteError::Log(error) => error.into(),
             WriteError::NotApplied => Problem::unavailable(error.to_string()),
@@ -163,7 +185,9 @@ impl From<LogError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, retry_after) = (self.status, self.retry_after);
-        let mut response = (status, Json(self)).into_response();
+        let mut response = (status, Json(&self)).into_response();
+        // For the shape of the product whose path was called (`api::shape`).
+        response.extensions_mut().insert(Arc::new(self));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = retry_after {

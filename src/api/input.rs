@@ -24,14 +24,19 @@ const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
 
 /// A body, counted for as long as this is kept.
+#[derive(Clone)]
 pub struct Body {
     pub bytes: Bytes,
-    _permits: Vec<Permit>,
+    _permits: Arc<Vec<Permit>>,
 }
 
-/// The whole body, if it has at most `limit` bytes, and all bodies together no more than `bodies` has.
+/// The whole body, if it has at most `limit` bytes, and all bodies together no more than `bodies` has. One that was read before, to check its
+/// signature, lies in the extensions.
 pub async fn read_body(request: Request, limit: usize, key: &str, bodies: &Arc<Budget>) -> Result<Body, Problem> {
     let too_large = || Problem::too_large(".", format!("has more than the {limit} bytes that are allowed{key}"));
+    if let Some(body) = request.extensions().get::<Body>() {
+        return if body.bytes.len() > limit { Err(too_large()) } else { Ok(body.clone()) };
+    }
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
@@ -52,7 +57,7 @@ pub async fn read_body(request: Request, limit: usize, key: &str, bodies: &Arc<B
             permits.push(bodies.take(data.len()));
             bytes.extend_from_slice(&data);
         }
-        Ok(Body { bytes: bytes.freeze(), _permits: permits })
+        Ok(Body { bytes: bytes.freeze(), _permits: Arc::new(permits) })
     };
     match tokio::time::timeout(BODY_DEADLINE, read).await {
         Ok(read) => read,

@@ -2,19 +2,24 @@
 //! on the path of an event.
 //!
 //! - Every error is a problem document (`error`), also for unknown paths and methods; a body that cannot be read is named by its field.
-//!   Below the paths of a product it has that product's shape.
+//!   Below the paths of a product it has that product's shape (`shape`).
 //! - A change is answered after this instance applied it; an event after it is durable.
 //! - What belongs to another tenant does not exist: 404.
 //! - `/openapi.json` is made from the same declarations as the routes (`openapi`).
 
 pub mod auth;
+mod conversion;
 mod error;
+mod fields;
 mod hub;
 mod input;
 mod jobs;
 mod native;
 mod openapi;
 mod rates;
+mod shape;
+mod signature;
+mod zenvia;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -37,7 +42,7 @@ use crate::{
     log::{Log, LogError, topics::Topics},
     model::{Budget, Clock, Position, Secret},
     registry::Registry,
-    settle::{dead_letter::DeadLetters, journal::Journal},
+    settle::{dead_letter::DeadLetters, history::History, journal::Journal},
     sources::{ingest::Ingest, replay::Replays},
     telemetry::Metrics,
 };
@@ -86,6 +91,7 @@ pub struct State {
     pub log: Arc<dyn Log>,
     pub ingest: Arc<Ingest>,
     pub dead_letters: Arc<DeadLetters>,
+    pub history: Arc<History>,
     pub journal: Arc<Journal>,
     pub addresses: Arc<address::Policy>,
     pub replays: Arc<Replays>,
@@ -117,7 +123,7 @@ impl std::ops::Deref for Shared {
 type Context = Arc<Shared>;
 
 fn routes() -> OpenApiRouter<Context> {
-    openapi::describe(native::routes().merge(hub::routes()))
+    openapi::describe(native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes()))
 }
 
 /// The description of all routes (OpenAPI 3.1), as `/openapi.json` answers it.
@@ -135,6 +141,8 @@ pub fn router(state: State) -> Router {
         .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&context), auth::identify))
+        .layer(middleware::from_fn(shape::apply))
         .layer(middleware::from_fn_with_state(Arc::clone(&context), count))
         .with_state(context)
 }
@@ -152,11 +160,6 @@ async fn no_method(method: Method, uri: Uri) -> Response {
 /// What no handler was found for, in the shape of the product that the path belongs to.
 fn refused(uri: &Uri, problem: Problem) -> Response {
     hub::refused(uri, problem).unwrap_or_else(IntoResponse::into_response)
-}
-
-/// Whether a path is `parent` or lies below it.
-fn is_below(path: &str, parent: &str) -> bool {
-    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 async fn count(axum::extract::State(context): axum::extract::State<Context>, request: Request, next: Next) -> Response {

@@ -24,31 +24,34 @@ use crate::{
     sources::{ingest, replay},
 };
 
+mod filters;
 mod hub;
 mod hub_refusals;
 mod openapi;
 mod roles;
+mod tokens;
 
-const ADMIN: &str = "0123456789abcdef";
+pub const ADMIN: &str = "0123456789abcdef";
 
-struct Api {
+/// The routes on real components, without a socket.
+pub struct Api {
     router: Router,
-    health: Arc<MemoryHealth>,
-    registry: Arc<Registry>,
+    pub health: Arc<MemoryHealth>,
+    pub registry: Arc<Registry>,
     log: Arc<dyn Log>,
     topics: Topics,
     _directory: TempDir,
 }
 
 /// Answer of a request.
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     kind: String,
-    body: Value,
+    pub body: Value,
 }
 
 impl Answer {
-    fn expect(self, status: u16) -> Value {
+    pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         if status >= 400 {
             assert_eq!(self.kind, "application/problem+json");
@@ -64,7 +67,12 @@ impl Answer {
 }
 
 impl Api {
-    async fn start() -> Api {
+    pub async fn start() -> Api {
+        Api::with(Vec::new()).await
+    }
+
+    /// With declared endpoints.
+    pub async fn with(declared: Vec<crate::model::Endpoint>) -> Api {
         let directory = tempfile::tempdir().expect("a directory");
         let metrics = Metrics::new();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -75,7 +83,7 @@ impl Api {
         let options = Options {
             topic: Arc::clone(topics.registry()),
             key: Key::from_bytes(&[1; 32]),
-            declared: Vec::new(),
+            declared,
             tenants: Vec::new(),
             may_be_new: true,
         };
@@ -108,6 +116,8 @@ impl Api {
             Arc::clone(&metrics),
         )
         .expect("started");
+        let history = History::new(Arc::clone(&log), Arc::clone(topics.history()), Arc::clone(&clock), Arc::clone(&metrics));
+        history.follow().expect("started");
         let (journal, _) =
             Journal::new(Arc::clone(&log), Arc::clone(topics.attempts()), journal::Config::default(), 1, Arc::clone(&metrics));
         let replays = Replays::new(
@@ -126,6 +136,7 @@ impl Api {
             log: Arc::clone(&log),
             ingest: Arc::new(ingest),
             dead_letters,
+            history,
             journal,
             replays: Arc::new(replays),
             topics: topics.clone(),
@@ -147,12 +158,11 @@ impl Api {
         Api { router: router(state), health, registry, log, topics, _directory: directory }
     }
 
-    async fn ask(&self, key: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+    pub async fn ask(&self, key: &str, method: &str, path: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer {key}"));
-        let response = self.router.clone().oneshot(request.body(body.into()).expect("a request")).await.expect("never fails");
-        let status = response.status().as_u16();
-        let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned()).unwrap_or_default();
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let (head, body) = self.send(request.body(body.into()).expect("a request")).await;
+        let status = head.status.as_u16();
+        let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned()).unwrap_or_default();
         let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
         Answer { status, kind, body }
     }
@@ -167,17 +177,23 @@ impl Api {
         self.router.clone().oneshot(request).await.expect("never fails").status().as_u16()
     }
 
-    async fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub async fn send(&self, request: Request) -> (axum::http::response::Parts, bytes::Bytes) {
+        let response = self.router.clone().oneshot(request).await.expect("never fails");
+        let (head, body) = response.into_parts();
+        (head, body.collect().await.expect("a body").to_bytes())
+    }
+
+    pub async fn admin(&self, method: &str, path: &str, body: Value) -> Answer {
         self.ask(ADMIN, method, path, if body.is_null() { String::new() } else { body.to_string() }).await
     }
 
-    async fn token(&self, tenant: &str, role: &str) -> String {
+    pub async fn token(&self, tenant: &str, role: &str) -> String {
         let body = self.admin("POST", "/v1/tokens", json!({"name": "t", "tenant": tenant, "role": role})).await.expect(201);
         body["key"].as_str().expect("a key").to_owned()
     }
 
     /// Asks until the answer is as wanted.
-    async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let body = self.admin("GET", path, Value::Null).await.expect(200);
@@ -226,6 +242,43 @@ async fn an_endpoint_is_created_read_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_oauth2_and_tls_only_what_is_no_secret_is_shown_and_what_was_read_can_be_sent_back() {
+    let api = Api::start().await;
+    let made = rcgen::generate_simple_self_signed(["client".to_owned()]).expect("made");
+    let key = made.signing_key.serialize_pem();
+    let new = json!({"id": "a", "url": "https://example.com/hook",
+        "auth": {"type": "oauth2", "url": "https://idp.example.com/token", "headers": {"x-key": "hunter2"}, "queryParams": {"q": "hunter2"},
+            "clientId": "cid", "clientSecret": "hunter2", "refreshToken": "hunter2", "expiresIn": 60},
+        "tls": {"certificate": made.cert.pem(), "key": key}});
+    let created = api.admin("POST", "/v1/endpoints", new).await.expect(201);
+    let configured = json!({"configured": true});
+    assert_eq!(
+        created["auth"],
+        json!({"type": "oauth2", "url": "https://idp.example.com/token", "headers": {"x-key": configured},
+        "queryParams": {"q": configured}, "clientId": "cid", "clientSecret": configured, "refreshToken": configured, "expiresIn": 60,
+        "configured": true})
+    );
+    assert_eq!(created["tls"], json!({"certificate": made.cert.pem(), "key": configured}));
+    assert!(!created.to_string().contains("hunter2") && !created.to_string().contains("PRIVATE"), "{created}");
+    let before = api.registry.get("a").expect("there").endpoint;
+
+    let read = api.admin("GET", "/v1/endpoints/a", Value::Null).await.expect(200);
+    api.admin("PATCH", "/v1/endpoints/a", read).await.expect(200);
+    let after = api.registry.get("a").expect("there").endpoint;
+    assert_eq!((&after.auth, &after.tls), (&before.auth, &before.tls), "secrets stay as they are");
+
+    let patch = json!({"auth": {"clientId": "other", "headers": {"x-key": null, "x-new": "n"}, "refreshToken": null}, "tls": null});
+    let changed = api.admin("PATCH", "/v1/endpoints/a", patch).await.expect(200);
+    assert_eq!((&changed["auth"]["clientId"], &changed["auth"]["headers"]), (&json!("other"), &json!({"x-new": configured})));
+    assert!(changed["auth"].get("refreshToken").is_none() && changed.get("tls").is_none(), "{changed}");
+    let crate::model::Auth::OAuth2(oauth) = &api.registry.get("a").expect("there").endpoint.auth else { panic!("another auth") };
+    assert_eq!(oauth.client_secret.expose(), b"hunter2");
+
+    let wrong = api.admin("PATCH", "/v1/endpoints/a", json!({"auth": {"type": "bearer", "token": configured}})).await;
+    assert_eq!(wrong.paths(), ["auth.token"], "a secret of another kind has to be given: {}", wrong.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_come_in_pages() {
     let api = Api::start().await;
     for id in ["a", "b", "c"] {
@@ -254,6 +307,29 @@ async fn bad_input_is_answered_by_a_problem_that_names_the_field() {
         ("POST", "/v1/endpoints", r#"{"url":"http://169.254.169.254/"}"#, 422, "url"),
         ("POST", "/v1/endpoints", r#"{"url":"http://localhost/"}"#, 422, "url"),
         ("POST", "/v1/endpoints", r#"{"url":"https://h/","types":["a","*b"]}"#, 422, "types[1]"),
+        ("POST", "/v1/endpoints", r#"{"url":"https://h/","headers":{"Host":"x"}}"#, 422, "headers.Host"),
+        ("POST", "/v1/endpoints", r#"{"url":"https://h/","tls":{"ca":"x"}}"#, 422, "tls.ca"),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"https://10.0.0.1/","clientId":"c","clientSecret":"s"}}"#,
+            422,
+            "auth.url",
+        ),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"http://idp/","clientId":"c","clientSecret":"s"}}"#,
+            422,
+            "auth.url",
+        ),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":"https://h/","auth":{"type":"oauth2","url":"https://idp/","clientId":"c","clientSecret":7}}"#,
+            400,
+            "auth.clientSecret",
+        ),
         ("PATCH", "/v1/endpoints/a", r#"{"tenant":"other"}"#, 422, "tenant"),
         ("PATCH", "/v1/endpoints/a", r#"{"url":"http://10.0.0.1/"}"#, 422, "url"),
         ("PATCH", "/v1/endpoints/a", r#"{"rate":5}"#, 400, "rate"),
@@ -416,8 +492,19 @@ async fn the_description_has_every_route_and_is_openapi_3_1() {
         ("/v1/dead-letters/redrive", "post"),
         ("/v1/replays/{id}", "get"),
         ("/v1/attempts", "get"),
+        ("/v2/subscriptions", "post"),
+        ("/v2/subscriptions/{subscriptionId}", "patch"),
+        ("/v1/subscriptions", "post"),
+        ("/v1/notifications/topics", "get"),
+        ("/v1/notifications/subscription/{id}", "delete"),
+        ("/v1/filters/test", "post"),
+        ("/v1/agents/{id}", "patch"),
+        ("/v1/tickets/{id}/history", "get"),
     ] {
         assert!(answer["paths"][path][method].is_object(), "{method} {path}");
+    }
+    for scheme in ["api-key", "bearer", "signature", "token"] {
+        assert!(answer["components"]["securitySchemes"][scheme].is_object(), "{scheme}");
     }
     // Every reference leads somewhere.
     let text = answer.to_string();

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Stages, tell};
 use crate::{
     delivery::{Sender, Shared},
-    model::{Attempt, DeadReason, Delivery, Failure, Outcome, Purpose, Settlement},
+    model::{Attempt, DeadReason, Delivery, Endpoint, Failure, Outcome, Purpose, Settlement},
     scheduler::{Dispatch, Doomed, Finished, Spill, SpillReason},
     settle,
 };
@@ -39,13 +39,14 @@ impl Context {
         // The dispatch keeps the delivery while the request runs: cut off in the middle, it goes back to the log.
         let mut attempt = self.sender.attempt(dispatch.delivery(), dispatch.endpoint()).await;
         let (delivery, endpoint, ack) = dispatch.into_parts();
-        self.blame(&mut attempt, &delivery);
+        self.blame(&mut attempt, &delivery, &endpoint);
         let finished = Finished::of(slot, &attempt);
         stages.journal.record(self.index, &attempt, &delivery, &endpoint);
         if let Some(observation) = stages.health_config.observation(&attempt) {
             stages.health.report(&endpoint.id, observation);
         }
-        if attempt.outcome == Outcome::Delivered {
+        // What an agent has sent is remembered first, which takes an append.
+        if attempt.outcome == Outcome::Delivered && delivery.purpose != Purpose::Agent {
             stages.settler.acknowledge(&delivery, ack);
         } else {
             let stages = Arc::clone(stages);
@@ -61,9 +62,16 @@ impl Context {
     }
 
     /// Counts the attempt; what is our own fault is made so.
-    fn blame(&self, attempt: &mut Attempt, delivery: &Delivery) {
+    fn blame(&self, attempt: &mut Attempt, delivery: &Delivery, endpoint: &Endpoint) {
         let stages = &self.stages;
         let metrics = &stages.metrics;
+        let by_name = || matches!(endpoint.url.url().host(), Some(url::Host::Domain(_)));
+        if attempt.status.is_some() && !attempt.reused {
+            stages.own_fault.reached(Instant::now(), &delivery.endpoint, by_name());
+        }
+        if let Outcome::Failed(Failure::Unreachable { ours, .. }) = &mut attempt.outcome {
+            *ours = !stages.own_fault.is_theirs(Instant::now(), &delivery.endpoint, by_name());
+        }
         let was_well = || stages.health.get(&delivery.endpoint).is_none_or(|record| !crate::health::score::is_noted(&record));
         let well = attempt.outcome == Outcome::Delivered || was_well();
         if stages.own_fault.observe(Instant::now(), &delivery.endpoint, well, &attempt.outcome)

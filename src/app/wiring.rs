@@ -1,15 +1,20 @@
 //! How the stages are joined: the closures that sources and registry are given, and the gauges that are read from all of them.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{REGISTRY_BEHIND, Stages, admin::Readiness, subscription};
+use super::{REGISTRY_BEHIND, Stages, admin::Readiness, filtering, subscription};
 use crate::{
     config::Config,
+    delivery::RefreshTokens,
     log::{self, LogError, Start},
-    model::{DeadReason, HealthState, Position, Status, Text, TopicPartition},
-    registry::{Change, Entry, OnChange, Registry},
+    model::{Agent, DeadReason, Delivery, HealthState, Position, Status, Text, TopicPartition},
+    registry::{Change, Entry, Grant, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
     sources::{self, Doomed, DoomedThing, Resolved, Wiring},
@@ -19,6 +24,11 @@ use crate::{
 pub fn on_change(stages: &Arc<Stages>) -> OnChange {
     let stages = Arc::clone(stages);
     Box::new(move |changes: &[Change]| {
+        let has_filter = |entry: &Entry| entry.endpoint.filter.is_some();
+        if changes.iter().any(|change| change.after.as_ref().is_some_and(has_filter)) {
+            // Before the first event can be routed to it.
+            stages.filters_seen.store(true, Ordering::Relaxed);
+        }
         let is_served = |change: &&Change| change.after.as_ref().is_some_and(Entry::is_served);
         // Routed to last and not any more first: else an event could meet a scheduler that still has the endpoint suspended, and die.
         stages.routes.apply(changes.iter().filter(|change| !is_served(change)).map(|change| RouteChange::Remove(change.id.clone())));
@@ -34,6 +44,10 @@ pub fn on_change(stages: &Arc<Stages>) -> OnChange {
 }
 
 fn follow(stages: &Stages, change: &Change) {
+    if change.is_of_agent() {
+        // Only events find it: there are no requests to it.
+        return;
+    }
     let Some(entry) = &change.after else {
         stages.health.forget(&change.id);
         stages.journal.forget(&change.id);
@@ -77,6 +91,24 @@ pub async fn weigh_tenants(stages: Arc<Stages>, registry: Arc<Registry>) {
         if changed.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Refresh tokens that were rotated lie in the registry. One that could not be kept is lost with this process: then the next one is refused the old
+/// one, and asks with the client's own credentials.
+pub fn refresh_tokens(stages: &Arc<Stages>, registry: &Arc<Registry>) -> RefreshTokens {
+    let (stages, loading, storing) = (Arc::clone(stages), Arc::clone(registry), Arc::clone(registry));
+    RefreshTokens {
+        load: Box::new(move |endpoint, given| loading.refresh_token(endpoint, given)),
+        store: Box::new(move |endpoint, given, token| {
+            let (registry, endpoint) = (Arc::clone(&storing), endpoint.clone());
+            let grant = Grant { given: given.clone(), token };
+            stages.background(async move {
+                if let Err(error) = registry.put_refresh_token(&endpoint, &grant).await {
+                    tracing::warn!(%endpoint, %error, "the refresh token that came in place of the last one could not be kept");
+                }
+            });
+        }),
     }
 }
 
@@ -180,11 +212,14 @@ fn wiring(
     Wiring {
         route: Box::new(move |event, endpoints| routes.matches(event, endpoints)),
         resolve: Arc::new(move |endpoint, offset| resolve(&resolving, endpoint, offset)),
-        deliver: Box::new(move |deliveries| delivering.shards().send(deliveries).map_err(|_| sources::Closed)),
+        deliver: Box::new(move |deliveries| filtering::hand_over(&delivering, deliveries).map_err(|_| sources::Closed)),
         doom: Arc::new(move |doomed| doom(&dooming, doomed)),
         respill: Arc::new(move |delivery, wait, ack| {
             let stages = Arc::clone(&respilling);
-            respilling.background(async move { stages.settler.spill(delivery, wait, ack, "window").await });
+            // What has not been filtered yet must be so when it comes again.
+            let reason =
+                if delivery.reason.is_none() && stages.filters_seen.load(Ordering::Relaxed) { Delivery::UNFILTERED } else { "window" };
+            respilling.background(async move { stages.settler.spill(delivery, wait, ack, reason).await });
         }),
         gate,
         registry_id: registry.id(),
@@ -203,6 +238,9 @@ fn resolve(registry: &Registry, endpoint: &str, known_at: i64) -> Resolved {
     if registry.offset() < known_at {
         // What is known here may be from before the endpoint was made, or enabled again.
         return Resolved::Behind;
+    }
+    if let Some(agent) = Agent::of_listener(endpoint) {
+        return registry.listener(agent).map_or(Resolved::Dead(DeadReason::EndpointDeleted), Resolved::Deliver);
     }
     match registry.get(endpoint) {
         Some(Entry { endpoint, .. }) if endpoint.status == Status::Disabled => Resolved::Dead(DeadReason::EndpointDisabled),

@@ -44,7 +44,7 @@ pub struct Client {
     authorization: HeaderValue,
 }
 
-/// What the API answered; `body` is null where it was no JSON.
+/// What the API answered; `body` is a string where it was CSV, and null where it was neither JSON nor that.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -133,12 +133,17 @@ impl Client {
         let status = answer.status();
         let retry_after =
             answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let is_csv = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/csv"));
         let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
             .collect()
             .await
             .map_err(|error| anyhow::anyhow!("the answer of {} broke off: {error}", self.url))?
             .to_bytes();
-        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null), retry_after })
+        let body = match is_csv {
+            true => Value::String(String::from_utf8_lossy(&body).into_owned()),
+            false => serde_json::from_slice(&body).unwrap_or(Value::Null),
+        };
+        Ok(Answer { status, body, retry_after })
     }
 }
 

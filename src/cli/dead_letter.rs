@@ -61,7 +61,7 @@ struct Filter {
     /// Only of this endpoint.
     #[arg(long)]
     endpoint: Option<String>,
-    /// Only for this reason: exhausted, final, expired, endpoint_inactive, endpoint_disabled, endpoint_deleted, unparsable, too_large.
+    /// Only for this reason: exhausted, final, expired, endpoint_inactive, endpoint_disabled, endpoint_deleted, unparsable, too_large, filter_undecided.
     #[arg(long, value_parser = reason)]
     reason: Option<DeadReason>,
     /// Only from this time on: 2026-01-31T12:00:00Z, or an age such as 2h.

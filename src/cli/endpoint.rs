@@ -1,11 +1,14 @@
 //! `posthaste endpoint`: list, add, remove, enable.
 
+mod auth;
+
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use self::auth::{Auth, OAuth2Client, Tls, header};
 use super::{
     client::{Client, Daemon},
     table::table,
@@ -62,6 +65,9 @@ pub struct Add {
     types: Vec<String>,
     #[arg(long, value_enum, ignore_case = true)]
     direction: Option<Direction>,
+    /// A CEL expression over the event that must hold as well, such as `event.data.total > 100`.
+    #[arg(long)]
+    filter: Option<String>,
     /// The shape of the body: standard, cloudevents, hub, z_api, chatwoot, zenvia, zenvia_v1 or conversion.
     #[arg(long)]
     format: Option<String>,
@@ -85,29 +91,15 @@ pub struct Add {
     retry: Option<String>,
     #[command(flatten)]
     auth: Auth,
+    #[command(flatten)]
+    client: OAuth2Client,
+    #[command(flatten)]
+    tls: Tls,
     /// Print the API's JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     daemon: Daemon,
-}
-
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-#[command(next_help_heading = "Authentication (at most one)")]
-struct Auth {
-    /// Send `Authorization: Bearer TOKEN`.
-    #[arg(long, value_name = "TOKEN")]
-    bearer: Option<String>,
-    /// Send `X-API-Key: KEY`.
-    #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
-    /// Send `Authorization: Basic …`.
-    #[arg(long, value_name = "USER:PASSWORD", value_parser = user)]
-    basic: Option<(String, String)>,
-    /// Send a secret header, given as `Name: value`.
-    #[arg(long, value_name = "HEADER", value_parser = header)]
-    auth_header: Option<(String, String)>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -137,16 +129,6 @@ pub struct Enable {
     recover: bool,
     #[command(flatten)]
     daemon: Daemon,
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
-fn user(text: &str) -> Result<(String, String), String> {
-    let (user, password) = text.split_once(':').ok_or("write it as user:password")?;
-    Ok((user.to_owned(), password.to_owned()))
 }
 
 pub async fn run(command: Command) -> anyhow::Result<()> {
@@ -202,7 +184,11 @@ fn row(endpoint: &Value) -> [String; 7] {
 }
 
 async fn add(arguments: &Add, out: &mut dyn Write) -> anyhow::Result<()> {
-    let made = Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/endpoints", Some(document(arguments))).await?;
+    let mut document = document(arguments);
+    if let Some(tls) = arguments.tls.document()? {
+        document["tls"] = tls;
+    }
+    let made = Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/endpoints", Some(document)).await?;
     if arguments.json {
         return Ok(writeln!(out, "{made:#}")?);
     }
@@ -220,6 +206,7 @@ fn document(arguments: &Add) -> Value {
         ("id", &arguments.id),
         ("tenant", &arguments.tenant),
         ("description", &arguments.description),
+        ("filter", &arguments.filter),
         ("format", &arguments.format),
         ("signing", &arguments.signing),
         ("secret", &arguments.secret),
@@ -256,26 +243,10 @@ fn document(arguments: &Add) -> Value {
         let is_preset = delays.len() == 1 && humantime::parse_duration(retry).is_err();
         document.insert("retry".to_owned(), if is_preset { json!(retry) } else { json!(delays) });
     }
-    if let Some(auth) = arguments.auth.document() {
+    if let Some(auth) = arguments.auth.document(&arguments.client) {
         document.insert("auth".to_owned(), auth);
     }
     Value::Object(document)
-}
-
-impl Auth {
-    fn document(&self) -> Option<Value> {
-        if let Some(token) = &self.bearer {
-            return Some(json!({ "type": "bearer", "token": token }));
-        }
-        if let Some(key) = &self.api_key {
-            return Some(json!({ "type": "api_key", "key": key }));
-        }
-        if let Some((username, password)) = &self.basic {
-            return Some(json!({ "type": "basic", "username": username, "password": password }));
-        }
-        let (name, value) = self.auth_header.as_ref()?;
-        Some(json!({ "type": "custom_header", "name": name, "value": value }))
-    }
 }
 
 /// The path of an endpoint; an id is written so that it cannot be taken for more than one segment.
@@ -310,12 +281,25 @@ mod tests {
                 json!({ "url": "http://a/", "retry": ["30s", "5m"], "headers": { "A": "b" },
                         "auth": { "type": "basic", "username": "u", "password": "p:q" } }),
             ),
+            (
+                "x add http://a/ --oauth2 https://idp/t --client c:s:s --refresh-token r --token-header A:b --token-param q=1=2 --expires-in 60",
+                json!({ "url": "http://a/", "auth": { "type": "oauth2", "url": "https://idp/t", "clientId": "c", "clientSecret": "s:s",
+                        "refreshToken": "r", "headers": { "A": "b" }, "queryParams": { "q": "1=2" }, "expiresIn": 60 } }),
+            ),
             ("x add http://a/ --retry 30s", json!({ "url": "http://a/", "retry": ["30s"] })),
         ] {
             let Command::Add(add) = Line::try_parse_from(line.split(' ')).expect(line).command else { panic!("{line}") };
             assert_eq!(document(&add), expected, "{line}");
         }
-        assert!(Line::try_parse_from("x add http://a/ --bearer T --api-key K".split(' ')).is_err());
+        for wrong in [
+            "--bearer T --api-key K",
+            "--oauth2 https://idp/",
+            "--client c:s",
+            "--bearer T --oauth2 https://idp/ --client c:s",
+            "--tls-key k",
+        ] {
+            assert!(Line::try_parse_from(format!("x add http://a/ {wrong}").split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line. One file for each subcommand; those that talk to a daemon do it over its API ([`client`]), as anybody else would.
 
+mod agent;
 mod check;
 pub mod client;
 mod completions;
@@ -10,6 +11,7 @@ pub mod listen;
 mod openapi;
 mod send;
 mod table;
+mod token;
 pub mod verify;
 
 use std::{io, path::PathBuf};
@@ -40,6 +42,10 @@ pub enum Command {
     Listen(listen::Arguments),
     #[command(subcommand)]
     Endpoint(Box<endpoint::Command>),
+    #[command(subcommand)]
+    Agent(agent::Command),
+    #[command(subcommand)]
+    Token(token::Command),
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
     Openapi(openapi::Arguments),
@@ -82,6 +88,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Send(arguments) => block_on(send::run(*arguments)),
         Command::Listen(arguments) => block_on(listen::run(arguments)),
         Command::Endpoint(command) => block_on(endpoint::run(*command)),
+        Command::Token(command) => block_on(token::run(command)),
+        Command::Agent(command) => block_on(agent::run(command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
         Command::Openapi(arguments) => openapi::run(arguments),
         Command::Completions(arguments) => completions::run(&arguments),

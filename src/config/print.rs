@@ -24,6 +24,7 @@ pub fn print(values: &Table) -> String {
 
 /// Whether the value of a key must not be shown, wherever the key is.
 pub fn is_secret(key: &str) -> bool {
+    let key = &*key.to_ascii_lowercase();
     SECRETS.contains(&key) || SECRET_PROPERTIES.iter().any(|part| key.contains(part))
 }
 
@@ -43,8 +44,8 @@ fn mask(key: &str, value: &mut Value) {
         Value::Table(table) => {
             for (name, value) in table {
                 match key {
-                    // Headers carry credentials under any name.
-                    "headers" => hide(value),
+                    // Headers and parameters carry credentials under any name.
+                    "headers" | "queryParams" => hide(value),
                     _ if is_secret(name) => hide(value),
                     _ => mask(name, value),
                 }

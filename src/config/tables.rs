@@ -9,6 +9,7 @@ use crate::{
     delivery::address::Policy,
     model::{Endpoint, Rate, Timestamp},
     registry::{Tenant, spec::EndpointSpec},
+    routing::filter::Filter,
 };
 
 pub const ENDPOINT: &str = "endpoint";
@@ -24,10 +25,16 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
             Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
                 document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
             }
-            Ok(endpoint) => match policy.check_url(&endpoint.url) {
-                Ok(()) => endpoints.push(endpoint),
-                Err(refused) => document.report_element(&element, "url", refused.to_string()),
-            },
+            Ok(endpoint) => {
+                let token_url = element.value.auth.as_ref().and_then(|auth| auth.url.as_deref());
+                let mut refused = policy.check_urls(&element.value.url, token_url);
+                let filter = endpoint.filter.as_deref().and_then(|filter| Filter::compile(filter).err());
+                refused.extend(filter.map(|wrong| wrong.of_field("filter")));
+                if refused.is_empty() {
+                    endpoints.push(endpoint);
+                }
+                refused.into_iter().for_each(|refused| document.report_element(&element, &refused.path, refused.message));
+            }
             Err(errors) => {
                 for error in errors {
                     document.report_element(&element, &error.path, error.message);

@@ -265,6 +265,18 @@ X-Token = "hidden-5"
 type = "basic"
 username = "u"
 password = "hidden-6"
+[[endpoint]]
+id = "b"
+url = "https://example.com/"
+signing = "none"
+[endpoint.auth]
+type = "oauth2"
+url = "https://idp.example.com/token"
+clientId = "c"
+clientSecret = "hidden-7"
+refreshToken = "hidden-8"
+headers = { X-Key = "hidden-9" }
+queryParams = { audience = "hidden-10" }
 "#
     .replace("PEM", pem);
     let printed = parse("test.toml", &text, []).unwrap_or_else(|problems| panic!("{problems}")).print();

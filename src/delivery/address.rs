@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::model::EndpointUrl;
+use crate::model::{EndpointUrl, FieldError};
 
 /// What may be connected to.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,9 @@ pub struct Refused {
     pub rule: &'static str,
     pub network: IpNet,
 }
+
+const IN_CLEAR: &str =
+    "would carry the client's secret in clear: write https, or list the network of its host in `delivery.allow_networks`";
 
 /// The rules for IPv4; the first network that holds the address gives the rule.
 const V4: &[(&str, [u8; 4], u8)] = &[
@@ -114,6 +117,34 @@ impl Policy {
             }
             Some(url::Host::Domain(_)) | None => Ok(()),
         }
+    }
+
+    /// Whether an access token, and the secret it is got with, may travel in clear to `address`: only within networks that the operator has
+    /// listed. Elsewhere it is https or nothing, as the product asks for whose endpoints have tokens (WIRE.md 1.4).
+    pub fn check_clear(&self, address: IpAddr) -> Result<(), &'static str> {
+        if self.allows(address.to_canonical()) { Ok(()) } else { Err(IN_CLEAR) }
+    }
+
+    /// As [`Policy::check_url`], of the URL that tokens come from.
+    pub fn check_token_url(&self, url: &EndpointUrl) -> Result<(), String> {
+        self.check_url(url).map_err(|refused| refused.to_string())?;
+        let clear = match url.url().host() {
+            _ if url.is_https() => Ok(()),
+            Some(url::Host::Ipv4(address)) => self.check_clear(address.into()),
+            Some(url::Host::Ipv6(address)) => self.check_clear(address.into()),
+            // What the name stands for is judged when it is connected to.
+            Some(url::Host::Domain(_)) if !self.allow.is_empty() => Ok(()),
+            Some(url::Host::Domain(_)) | None => Err(IN_CLEAR),
+        };
+        clear.map_err(str::to_owned)
+    }
+
+    /// Both URLs of an endpoint's document, as far as they can be judged now; what is no URL is somebody else's to tell.
+    pub fn check_urls(&self, url: &str, token_url: Option<&str>) -> Vec<FieldError> {
+        let receiver = EndpointUrl::parse(url).ok().and_then(|url| self.check_url(&url).err());
+        let receiver = receiver.map(|refused| FieldError::new("url", refused.to_string()));
+        let tokens = token_url.and_then(|url| EndpointUrl::parse(url).ok()).and_then(|url| self.check_token_url(&url).err());
+        receiver.into_iter().chain(tokens.map(|refused| FieldError::new("auth.url", refused))).collect()
     }
 
     fn allows(&self, address: IpAddr) -> bool {
@@ -299,6 +330,30 @@ mod tests {
         }
         let local = EndpointUrl::parse("http://localhost:9000/").expect("a URL");
         assert_eq!(policy.check_url(&local), Ok(()));
+    }
+
+    #[test]
+    fn tokens_travel_in_clear_within_listed_networks_only() {
+        let (strict, open) = (Policy::default(), Policy::new(vec!["127.0.0.0/8".parse().expect("a network")]));
+        for (url, when_strict, when_open) in [
+            ("https://idp.example.com/token", true, true),
+            ("https://8.8.8.8/token", true, true),
+            ("https://127.0.0.1/token", false, true),
+            ("http://127.0.0.1/token", false, true),
+            ("http://10.0.0.1/token", false, false),
+            ("http://8.8.8.8/token", false, false),
+            ("http://[2606:4700::1111]/token", false, false),
+            ("http://localhost/token", false, true),
+            // Judged when it is connected to.
+            ("http://idp.example.com/token", false, true),
+        ] {
+            let url = EndpointUrl::parse(url).expect(url);
+            let allowed = [&strict, &open].map(|policy| policy.check_token_url(&url).is_ok());
+            assert_eq!(allowed, [when_strict, when_open], "{url}");
+        }
+        let wrong = strict.check_urls("http://10.0.0.1/", Some("http://8.8.8.8/"));
+        assert_eq!(wrong.iter().map(|wrong| &*wrong.path).collect::<Vec<_>>(), ["url", "auth.url"]);
+        assert!(wrong.iter().all(|wrong| wrong.message.contains("delivery.allow_networks")), "{wrong:?}");
     }
 
     #[test]

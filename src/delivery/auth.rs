@@ -1,21 +1,21 @@
-//! Auth: the headers by which an endpoint knows us (WIRE.md 4.4), and the names that nobody may set.
+//! Auth: the headers by which an endpoint knows us (WIRE.md 4.4).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header};
 
-use super::signature;
-use crate::model::{Auth, Secret};
+use crate::model::{Auth, HeaderUse, Secret, header::reserved};
 
 /// The header of `auth`, marked as sensitive. Errors say what is wrong, never what the credential is.
 pub fn header(auth: &Auth) -> Result<Option<(HeaderName, HeaderValue)>, String> {
     let (name, value) = match auth {
-        Auth::None => return Ok(None),
+        // Its header comes with each token.
+        Auth::None | Auth::OAuth2(_) => return Ok(None),
         Auth::Bearer { token } => (header::AUTHORIZATION, value(&[b"Bearer ", token.expose()])),
         Auth::ApiKey { header, key } => (header.clone(), value(&[key.expose()])),
         Auth::Basic { username, password } => (header::AUTHORIZATION, basic(username, password)),
         Auth::CustomHeader { name, value: secret } => (name.clone(), value(&[secret.expose()])),
     };
-    if is_reserved(&name) {
+    if reserved(&name, HeaderUse::Credential).is_some() {
         return Err(format!("the header `{name}` cannot carry a credential: posthaste sets it itself"));
     }
     let value = value.ok_or("the credential has characters that no header may have")?;
@@ -34,32 +34,9 @@ fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     value(&[b"Basic ", STANDARD.encode(&*pair).as_bytes()])
 }
 
-/// Headers that the request itself decides: an endpoint's own headers of these names are left out.
-pub fn is_reserved(name: &HeaderName) -> bool {
-    const RESERVED: [HeaderName; 16] = [
-        header::HOST,
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::CONTENT_ENCODING,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::TRAILER,
-        header::UPGRADE,
-        header::EXPECT,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        signature::WEBHOOK_ID,
-        signature::WEBHOOK_TIMESTAMP,
-        signature::WEBHOOK_SIGNATURE,
-        signature::HUB_SIGNATURE,
-        signature::HUB_KEY,
-    ];
-    RESERVED.contains(name)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::signature, *};
 
     #[test]
     fn each_kind_is_the_header_that_the_product_names() {

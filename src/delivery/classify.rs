@@ -73,7 +73,8 @@ pub fn connect(error: &io::Error) -> Failure {
         Kind::ConnectionRefused => Failure::Refused,
         Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => Failure::Reset,
         Kind::TimedOut => Failure::ConnectTimeout,
-        // No route, no port, no descriptor, no memory, a firewall of our own: whatever else stops a SYN stops it here.
+        Kind::HostUnreachable | Kind::NetworkUnreachable => Failure::Unreachable { text: format!("cannot connect: {error}"), ours: true },
+        // No port, no descriptor, no memory, a firewall of our own: whatever else stops a SYN stops it here.
         _ => Failure::Local(format!("cannot connect: {error}")),
     }
 }

@@ -15,6 +15,7 @@ pub mod address;
 mod auth;
 mod classify;
 mod client;
+mod oauth;
 mod payload;
 mod request;
 mod sender;
@@ -23,7 +24,11 @@ pub mod signature;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytesize::ByteSize;
@@ -33,6 +38,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use url::Url;
 
+pub use oauth::RefreshTokens;
 pub use sender::Sender;
 
 use crate::{model::Clock, telemetry::metrics::Metrics};
@@ -50,7 +56,7 @@ pub struct Config {
     /// Networks that may be connected to although the address policy refuses them.
     pub allow_networks: Vec<IpNet>,
     /// `http://[user:password@]host:port`; every connection is a `CONNECT` through it.
-    pub proxy: Option<Url>,
+    pub proxy: Option<ProxyUrl>,
     /// PEM certificates to trust beside those of the system.
     pub ca_file: Option<PathBuf>,
     /// Bytes of an answer's body that are read and kept.
@@ -123,6 +129,31 @@ impl Config {
     }
 }
 
+/// A URL that may hold a password, which is not printed.
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct ProxyUrl(Url);
+
+impl std::str::FromStr for ProxyUrl {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<ProxyUrl, url::ParseError> {
+        text.parse().map(ProxyUrl)
+    }
+}
+
+impl std::fmt::Debug for ProxyUrl {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            out,
+            "{}://{}:{}",
+            self.0.scheme(),
+            self.0.host_str().unwrap_or_default(),
+            self.0.port_or_known_default().unwrap_or_default()
+        )
+    }
+}
+
 /// The outbound proxy, checked.
 struct Proxy {
     /// Host and port.
@@ -131,7 +162,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(url: &Url) -> Result<Proxy, String> {
+    fn new(ProxyUrl(url): &ProxyUrl) -> Result<Proxy, String> {
         let host = url.host_str().filter(|_| url.scheme() == "http").ok_or("must be a URL such as http://proxy.example.com:3128")?;
         let port = url.port_or_known_default().ok_or("must name a port")?;
         let authorization = (!url.username().is_empty()).then(|| {
@@ -146,7 +177,7 @@ impl Proxy {
 pub struct Shared {
     config: Config,
     policy: Arc<address::Policy>,
-    tls: Arc<rustls::ClientConfig>,
+    tls: client::tls::Tls,
     /// What the system says about name servers, read once. Without it literals can still be delivered to.
     resolver: Result<(ResolverConfig, ResolverOpts), String>,
     proxy: Option<Proxy>,
@@ -154,6 +185,7 @@ pub struct Shared {
     answer_limit: usize,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    refresh_tokens: OnceLock<RefreshTokens>,
 }
 
 impl Shared {
@@ -169,7 +201,7 @@ impl Shared {
         }
         Ok(Arc::new(Shared {
             policy: Arc::new(address::Policy::new(config.allow_networks.clone())),
-            tls: client::tls::config(config.ca_file.as_deref(), config.http2)?,
+            tls: client::tls::Tls::new(config.ca_file.as_deref(), config.http2)?,
             resolver,
             proxy: config.proxy.as_ref().map(Proxy::new).transpose().map_err(|problem| format!("delivery.proxy {problem}"))?,
             user_agent: HeaderValue::from_str(&config.user_agent).map_err(|_| "delivery.user_agent is no header text")?,
@@ -177,7 +209,13 @@ impl Shared {
             config: config.clone(),
             clock,
             metrics,
+            refresh_tokens: OnceLock::new(),
         }))
+    }
+
+    /// Where rotated refresh tokens are kept; said once, because that place is made after this. Until then they are in memory only.
+    pub fn keep_refresh_tokens(&self, kept: RefreshTokens) {
+        let _ = self.refresh_tokens.set(kept);
     }
 
     /// The address policy, for checks at registration.

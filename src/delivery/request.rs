@@ -12,10 +12,11 @@ use http_body_util::Full;
 use super::{
     auth,
     client::Origin,
+    oauth::Tokens,
     payload,
     signature::{self, Signer},
 };
-use crate::model::{Delivery, Endpoint, Format, Signing};
+use crate::model::{Delivery, Endpoint, Format, HeaderUse, Signing, header::reserved};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
@@ -33,14 +34,24 @@ const PLACE: HeaderValue = HeaderValue::from_static("-");
 pub struct Prepared {
     /// The version itself: while it is held here, its address names it.
     pub endpoint: Arc<Endpoint>,
+    pub target: Target,
+    /// Where its access tokens come from, if it wants any.
+    pub tokens: Option<Rc<Tokens>>,
+    headers: HeaderMap,
+    signer: Signer,
+    /// Whether requests have the key of the hub.
+    keyed: bool,
+    /// Whether long bodies are compressed.
+    compressed: bool,
+}
+
+/// Where requests go.
+pub struct Target {
     pub origin: Rc<Origin>,
     /// For HTTP/1: path and query.
     path: Uri,
     /// For HTTP/2: the whole URL.
     whole: Uri,
-    headers: HeaderMap,
-    signer: Signer,
-    hub: bool,
 }
 
 /// What is sent in one attempt.
@@ -51,19 +62,20 @@ pub struct Message {
 
 impl Prepared {
     /// Errors name what is wrong with the endpoint; sending again does not help.
-    pub fn new(endpoint: &Arc<Endpoint>, origin: Rc<Origin>, user_agent: &HeaderValue) -> Result<Prepared, String> {
-        let url = endpoint.url.url();
-        let whole: Uri = url.as_str().parse().map_err(|wrong| format!("the URL cannot be sent: {wrong}"))?;
-        let path = whole.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
-        let host = HeaderValue::from_str(origin.authority()).map_err(|_| "the URL's host is no header text")?;
-
+    pub fn new(
+        endpoint: &Arc<Endpoint>,
+        origin: Rc<Origin>,
+        tokens: Option<Rc<Tokens>>,
+        user_agent: &HeaderValue,
+    ) -> Result<Prepared, String> {
+        let target = Target::new(endpoint.url.as_str(), origin)?;
         let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + ADDED + 4);
-        headers.insert(header::HOST, host);
+        headers.insert(header::HOST, target.host()?);
         headers.insert(header::CONTENT_TYPE, payload::content_type(endpoint.format));
         headers.insert(header::USER_AGENT, user_agent.clone());
         // The first header of a name replaces ours, further ones are added: an endpoint may want another user agent, or a list.
         let mut replaced = Vec::new();
-        for (name, value) in endpoint.headers.iter().filter(|(name, _)| !auth::is_reserved(name)) {
+        for (name, value) in endpoint.headers.iter().filter(|(name, _)| !left_out(name)) {
             if replaced.contains(&name) {
                 headers.append(name, value.clone());
             } else {
@@ -75,11 +87,12 @@ impl Prepared {
             headers.insert(name, value);
         }
         let signer = Signer::new(&endpoint.signing)?;
-        let hub = endpoint.format == Format::Hub || matches!(endpoint.signing, Signing::Hub { .. });
-        for name in attempt_headers(&signer, hub) {
+        let keyed = is_of_the_hub(endpoint);
+        for name in attempt_headers(&signer, keyed) {
             headers.insert(name, PLACE);
         }
-        Ok(Prepared { endpoint: Arc::clone(endpoint), origin, path, whole, headers, signer, hub })
+        let compressed = keyed && !matches!(endpoint.signing, Signing::Standard { .. });
+        Ok(Prepared { endpoint: Arc::clone(endpoint), target, tokens, headers, signer, keyed, compressed })
     }
 
     /// The message of an attempt at `time` (seconds since the epoch), or what it cannot be built for.
@@ -90,7 +103,7 @@ impl Prepared {
 
         let time = HeaderValue::from(time);
         let seconds = time.to_str().expect("a number is text");
-        if self.hub {
+        if self.keyed {
             // The key is always sent, signed or not (WIRE.md section 0, row 11).
             match signature::hub_key(&delivery.origin) {
                 Some(key) => headers.insert(signature::HUB_KEY, key),
@@ -101,7 +114,7 @@ impl Prepared {
             Signer::Hub(keyed) => {
                 headers.insert(signature::HUB_SIGNATURE, signature::hub(keyed, &delivery.origin, seconds, &body));
             }
-            Signer::None if self.hub => {}
+            Signer::None if self.keyed => {}
             Signer::None => {
                 headers.insert(signature::WEBHOOK_ID, id_value(event.id.as_bytes(), &signature::webhook_id(&event.id))?);
                 headers.insert(signature::WEBHOOK_TIMESTAMP, time);
@@ -118,12 +131,25 @@ impl Prepared {
         {
             headers.insert(TRACEPARENT, context);
         }
-        if self.hub && body.len() >= COMPRESS_FROM {
+        if self.compressed && body.len() >= COMPRESS_FROM {
             body = gzip(&body);
             headers.insert(header::CONTENT_ENCODING, GZIP);
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         Ok(Message { headers, body })
+    }
+}
+
+impl Target {
+    pub fn new(url: &str, origin: Rc<Origin>) -> Result<Target, String> {
+        let whole: Uri = url.parse().map_err(|wrong| format!("the URL cannot be sent: {wrong}"))?;
+        let path = whole.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
+        Ok(Target { origin, path, whole })
+    }
+
+    /// The value of `host`.
+    pub fn host(&self) -> Result<HeaderValue, String> {
+        HeaderValue::from_str(self.origin.authority()).map_err(|_| "the URL's host is no header text".to_owned())
     }
 
     pub fn http1(&self, message: Message) -> Request<Full<Bytes>> {
@@ -139,16 +165,41 @@ impl Prepared {
 
 /// The headers that every attempt sets. They have a place from the beginning: a clone of the headers has no room for more, and would be
 /// copied again for each.
-fn attempt_headers(signer: &Signer, hub: bool) -> Vec<HeaderName> {
+fn attempt_headers(signer: &Signer, keyed: bool) -> Vec<HeaderName> {
     let mut names = match signer {
         Signer::Hub(_) => vec![signature::HUB_SIGNATURE],
-        Signer::None if hub => vec![],
+        Signer::None if keyed => vec![],
         Signer::None => vec![signature::WEBHOOK_ID, signature::WEBHOOK_TIMESTAMP],
         Signer::Standard(_) => vec![signature::WEBHOOK_SIGNATURE, signature::WEBHOOK_ID, signature::WEBHOOK_TIMESTAMP],
     };
-    names.extend(hub.then_some(signature::HUB_KEY));
+    names.extend(keyed.then_some(signature::HUB_KEY));
     names.push(header::CONTENT_LENGTH);
     names
+}
+
+impl Message {
+    pub fn new(headers: HeaderMap, body: Bytes) -> Message {
+        Message { headers, body }
+    }
+
+    /// With an access token.
+    pub fn authorized(mut self, token: HeaderValue) -> Message {
+        self.headers.insert(header::AUTHORIZATION, token);
+        self
+    }
+}
+
+/// Whether the receiver is one of the Hub's: by its format, or because it asks for the Hub's signature. Its requests have `x-idempotency-key`, signed
+/// or not (WIRE.md section 0, row 11), instead of the `webhook-id` and `webhook-timestamp` that everybody else gets unsigned too, and long
+/// bodies are compressed (4.5; 3 for Z-API). Who wants a Hub's format under a signature of Standard Webhooks gets the headers of both, and the
+/// body as it is: that scheme knows no compression.
+fn is_of_the_hub(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.format, Format::Hub | Format::ZApi | Format::Chatwoot) || matches!(endpoint.signing, Signing::Hub { .. })
+}
+
+/// Endpoints are kept that were registered before a name was reserved; a header of that name is not sent. What it says of the body's type is.
+fn left_out(name: &HeaderName) -> bool {
+    *name != header::CONTENT_TYPE && reserved(name, HeaderUse::Credential).is_some()
 }
 
 fn request(uri: Uri, message: Message) -> Request<Full<Bytes>> {

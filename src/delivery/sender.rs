@@ -15,9 +15,10 @@ use tokio::time::{Instant, Sleep};
 use super::{
     Shared, classify,
     client::{Answer, Connector, Http1, Http2, Limits, Link, Phase, Pool},
+    oauth::Tokens,
     request::{Message, Prepared},
 };
-use crate::model::{Attempt, Delivery, Endpoint, Failure, Outcome, Text};
+use crate::model::{Attempt, Auth, Delivery, Endpoint, Failure, Outcome, Text};
 
 /// How often idle connections and endpoints are looked through, at least.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -29,7 +30,9 @@ pub struct Sender(Rc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     pool: Pool,
-    connector: Connector,
+    connector: Rc<Connector>,
+    /// Of endpoints that want access tokens.
+    tokens: RefCell<HashMap<Text, Rc<Tokens>, foldhash::fast::RandomState>>,
     prepared: RefCell<HashMap<Text, Known, foldhash::fast::RandomState>>,
     /// Timers of attempts that have ended. One that is moved to a later time need not be put into the runtime's wheel again.
     timers: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -64,7 +67,8 @@ impl Sender {
         };
         Sender(Rc::new(Inner {
             pool: Pool::new(limits),
-            connector: Connector::new(Arc::clone(&shared)),
+            connector: Rc::new(Connector::new(Arc::clone(&shared))),
+            tokens: RefCell::default(),
             prepared: RefCell::default(),
             timers: RefCell::default(),
             kept: OnceCell::new(),
@@ -83,9 +87,15 @@ impl Sender {
         let outcome = match inner.prepared(endpoint, begun) {
             Err(wrong) => Outcome::Failed(Failure::Payload(wrong)),
             Ok(prepared) => {
-                let build = || prepared.message(delivery, started_at.as_second());
                 let mut timer = inner.timer(begun + inner.shared.config.response_timeout);
-                let sent = inner.send(&prepared, build, begun, timer.as_mut(), &mut findings).await;
+                let sent = match &prepared.tokens {
+                    None => {
+                        let build = || prepared.message(delivery, started_at.as_second());
+                        inner.send(&prepared, build, begun, timer.as_mut(), &mut findings).await
+                    }
+                    // In a box, so that the others do not carry its state.
+                    Some(tokens) => Box::pin(inner.send_authorized(&prepared, tokens, delivery, timer.as_mut(), &mut findings)).await,
+                };
                 inner.timers.borrow_mut().push(timer);
                 sent.unwrap_or_else(Outcome::Failed)
             }
@@ -111,11 +121,26 @@ impl Inner {
             known.used.set(now);
             return Ok(Rc::clone(&known.prepared));
         }
-        let origin = self.pool.origin(&endpoint.url)?;
-        let prepared = Rc::new(Prepared::new(endpoint, origin, &self.shared.user_agent)?);
+        let origin = self.pool.origin(&endpoint.url, endpoint.tls.as_deref(), &self.shared.tls)?;
+        let tokens = self.tokens(endpoint, now)?;
+        let prepared = Rc::new(Prepared::new(endpoint, origin, tokens, &self.shared.user_agent)?);
         let known = Known { prepared: Rc::clone(&prepared), used: Cell::new(now) };
         self.prepared.borrow_mut().insert(endpoint.id.clone(), known);
         Ok(prepared)
+    }
+
+    /// Where the endpoint's access tokens come from: what is known of them lives on when the rest of the endpoint is changed.
+    fn tokens(&self, endpoint: &Endpoint, now: Instant) -> Result<Option<Rc<Tokens>>, String> {
+        let Auth::OAuth2(config) = &endpoint.auth else {
+            return Ok(None);
+        };
+        let mut known = self.tokens.borrow_mut();
+        if let Some(tokens) = known.get(&endpoint.id).filter(|tokens| tokens.is_of(config, endpoint.tls.as_ref())) {
+            return Ok(Some(Rc::clone(tokens)));
+        }
+        let tokens = Rc::new(Tokens::new(endpoint, config, &self.shared, now)?);
+        known.insert(endpoint.id.clone(), Rc::clone(&tokens));
+        Ok(Some(tokens))
     }
 
     /// A timer that strikes at `deadline`.
@@ -129,6 +154,32 @@ impl Inner {
         }
     }
 
+    /// As [`Inner::send`], with an access token. One that the receiver refuses is dropped, and the request is made once more with a fresh one.
+    async fn send_authorized(
+        &self,
+        prepared: &Prepared,
+        tokens: &Rc<Tokens>,
+        delivery: &Delivery,
+        mut timer: Pin<&mut Sleep>,
+        findings: &mut Findings,
+    ) -> Result<Outcome, Failure> {
+        let mut token = tokens.get(&self.shared, &self.connector).await?;
+        let mut once_more = true;
+        loop {
+            let now = Instant::now();
+            timer.as_mut().reset(now + self.shared.config.response_timeout);
+            let time = self.shared.clock.now().as_second();
+            let build = || prepared.message(delivery, time).map(|message| message.authorized(token.header()));
+            let outcome = self.send(prepared, build, now, timer.as_mut(), findings).await?;
+            if outcome != Outcome::Failed(Failure::Status(401)) || !std::mem::take(&mut once_more) {
+                return Ok(outcome);
+            }
+            tokens.refuse(&token);
+            *findings = Findings::default();
+            token = tokens.get(&self.shared, &self.connector).await?;
+        }
+    }
+
     async fn send(
         &self,
         prepared: &Prepared,
@@ -139,8 +190,8 @@ impl Inner {
     ) -> Result<Outcome, Failure> {
         let config = &self.shared.config;
         let mut message = build().map_err(Failure::Payload)?;
-        if let Some(mut link) = self.pool.take(&prepared.origin, begun) {
-            match link.exchange(prepared, message, timer.as_mut(), self.shared.answer_limit).await {
+        if let Some(mut link) = self.pool.take(&prepared.target.origin, begun) {
+            match link.exchange(&prepared.target, message, timer.as_mut(), self.shared.answer_limit).await {
                 Ok(answer) => {
                     findings.reused = true;
                     return self.finish(prepared, link, answer, findings);
@@ -159,7 +210,7 @@ impl Inner {
         let mut link = opened?;
         self.shared.metrics.connect_seconds.record(findings.connecting.as_secs_f64());
         timer.as_mut().reset(Instant::now() + config.response_timeout);
-        match link.exchange(prepared, message, timer, self.shared.answer_limit).await {
+        match link.exchange(&prepared.target, message, timer, self.shared.answer_limit).await {
             Ok(answer) => self.finish(prepared, link, answer, findings),
             Err(lost) => Err(lost.failure),
         }
@@ -171,10 +222,10 @@ impl Inner {
         timer.as_mut().reset(now + timeout);
         let phase = Cell::new(Phase::Resolving);
         let connect = async {
-            let (stream, http2) = self.connector.connect(&prepared.origin, &phase).await?;
+            let (stream, http2) = self.connector.connect(&prepared.target.origin, &phase).await?;
             self.shared.metrics.connections_opened_total.increment(1);
             if http2 {
-                Ok(self.pool.share(&prepared.origin, Http2::start(stream, now).await?))
+                Ok(self.pool.share(&prepared.target.origin, Http2::start(stream, now).await?))
             } else {
                 Http1::start(stream, now).await.map(Link::Http1)
             }
@@ -193,7 +244,7 @@ impl Inner {
             findings.retry_after = classify::retry_after(&answer.head.headers, self.shared.clock.now());
         }
         if answer.is_whole() {
-            self.pool.give(&prepared.origin, link, Instant::now());
+            self.pool.give(&prepared.target.origin, link, Instant::now());
         }
         findings.answer = answer.body;
         match (outcome, answer.broken) {
@@ -206,6 +257,7 @@ impl Inner {
     fn sweep(&self, now: Instant) {
         let config = &self.shared.config;
         self.prepared.borrow_mut().retain(|_, known| now.duration_since(known.used.get()) < config.idle_timeout);
+        self.tokens.borrow_mut().retain(|_, tokens| tokens.is_wanted(now));
         self.pool.sweep(now);
     }
 }

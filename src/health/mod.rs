@@ -193,6 +193,7 @@ mod tests {
             retry_after: None,
             reused: false,
         };
+        let no_token = |cause| Outcome::Failed(Failure::Token { cause: Box::new(cause), text: String::new() });
         for (attempt, expected) in [
             (attempt(1, 0, Outcome::Delivered), Some(Observation::Success { slow: false, first: true })),
             (attempt(2, 3, Outcome::Delivered), Some(Observation::Success { slow: true, first: false })),
@@ -201,6 +202,9 @@ mod tests {
             (attempt(1, 0, Outcome::Failed(Failure::Refused)), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Status(500))), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Status(410))), Some(Observation::Gone)),
+            (attempt(1, 5, no_token(Failure::ResponseTimeout)), Some(Observation::Timeout { started: 1_000 })),
+            (attempt(1, 0, no_token(Failure::Status(500))), Some(Observation::Error { started: 1_000 })),
+            (attempt(1, 0, no_token(Failure::Status(410))), Some(Observation::Error { started: 1_000 })),
             (attempt(1, 0, Outcome::Failed(Failure::Local("resolver down".into()))), None),
             (attempt(1, 0, Outcome::Failed(Failure::Payload("no body".into()))), None),
         ] {

@@ -5,6 +5,10 @@
 //! distinct endpoints that were well before, or requests to at least [`LEAST_LOCAL`] failed on our side. One answer, whatever its status, ends
 //! it. Endpoints that were failing anyway are no evidence: a dozen dead ones in a quiet hour must not stop the rest.
 //!
+//! Of one kind of failure it is not known at first whose it is: a name that cannot be resolved, or an address that there is no way to. It is the
+//! endpoint's if, within [`LATELY`], a new connection to somebody else stood: a pooled one proves nothing of resolver and routes, and one to
+//! an address nothing of the resolver.
+//!
 //! The sources are not stopped altogether. If they were, only retries would probe, and those go to the endpoints that failed: when those are
 //! dead indeed, the ones that would answer never got the request that ends the verdict. So every [`PROBE_EVERY`] a source may take a batch.
 
@@ -33,6 +37,9 @@ pub const LEAST_LOCAL: usize = 3;
 /// While somebody has answered so lately, it is not us.
 pub const QUIET: Duration = Duration::from_secs(3);
 
+/// For so long it counts that somebody else was reached.
+pub const LATELY: Duration = Duration::from_secs(30);
+
 /// How often the sources may take a batch while it is us, and for how long.
 pub const PROBE_EVERY: Duration = Duration::from_millis(500);
 const PROBE: Duration = Duration::from_millis(5);
@@ -49,6 +56,26 @@ pub struct OwnFault {
     answered: AtomicU64,
     suspicious: AtomicBool,
     failures: Mutex<Failures>,
+    /// By name, and by name or address.
+    reached: Mutex<[Reached; 2]>,
+}
+
+/// The last two endpoints to which a new connection stood: one of them is another than the one that is asked about.
+#[derive(Debug, Default)]
+struct Reached([Option<(Text, Instant)>; 2]);
+
+impl Reached {
+    fn note(&mut self, endpoint: &Text, now: Instant) {
+        let [last, before] = &mut self.0;
+        match last {
+            Some((id, at)) if id == endpoint => *at = now,
+            _ => *before = last.replace((Text::from(&**endpoint), now)),
+        }
+    }
+
+    fn is_other_than(&self, endpoint: &Text, now: Instant) -> bool {
+        self.0.iter().flatten().any(|(id, at)| id != endpoint && now.saturating_duration_since(*at) < LATELY)
+    }
 }
 
 const COARSE: u64 = 250;
@@ -63,27 +90,62 @@ struct Failures {
 
 impl Default for OwnFault {
     fn default() -> OwnFault {
-        OwnFault { start: Instant::now(), answered: AtomicU64::new(0), suspicious: AtomicBool::new(false), failures: Mutex::default() }
+        OwnFault {
+            start: Instant::now(),
+            answered: AtomicU64::new(0),
+            suspicious: AtomicBool::new(false),
+            failures: Mutex::default(),
+            reached: Mutex::default(),
+        }
     }
 }
 
 impl OwnFault {
+    /// Takes note of an answer over a new connection. `by_name`: the endpoint's URL names its host instead of giving its address.
+    pub fn reached(&self, now: Instant, endpoint: &Text, by_name: bool) {
+        let mut reached = self.lock_reached();
+        let [names, all] = &mut *reached;
+        all.note(endpoint, now);
+        if by_name {
+            names.note(endpoint, now);
+        }
+    }
+
+    /// Whether an endpoint that cannot be reached is so by its own fault.
+    pub fn is_theirs(&self, now: Instant, endpoint: &Text, by_name: bool) -> bool {
+        let reached = self.lock_reached();
+        let [names, all] = &*reached;
+        if by_name { names } else { all }.is_other_than(endpoint, now)
+    }
+
+    fn lock_reached(&self) -> std::sync::MutexGuard<'_, [Reached; 2]> {
+        self.reached.lock().expect("nothing panics while it holds this lock")
+    }
+
     /// Takes note of an outcome; true if the endpoint's fault must be taken for ours. `was_well`: the endpoint had no failures on its record.
     pub fn observe(&self, now: Instant, endpoint: &Text, was_well: bool, outcome: &Outcome) -> bool {
-        match outcome {
-            Outcome::Failed(Failure::Local(_)) => {
+        let failure = match outcome {
+            Outcome::Delivered => None,
+            // What keeps us from a token endpoint is like what keeps us from a receiver.
+            Outcome::Failed(Failure::Token { cause, .. }) => Some(&**cause),
+            Outcome::Failed(failure) => Some(failure),
+        };
+        match failure {
+            Some(Failure::Local(_) | Failure::Unreachable { ours: true, .. }) => {
                 self.fail(now, |failures| remember(&mut failures.local, endpoint));
                 // It is called ours already.
                 false
             }
-            Outcome::Failed(Failure::ConnectTimeout | Failure::Refused) => {
+            Some(Failure::ConnectTimeout | Failure::Refused) => {
                 if was_well {
                     self.fail(now, |failures| remember(&mut failures.unreachable, endpoint));
                 }
                 self.is_ours(now)
             }
-            Outcome::Failed(Failure::UnknownHost | Failure::AddressRefused(_) | Failure::Payload(_)) => self.is_ours(now),
-            Outcome::Delivered | Outcome::Failed(_) => {
+            Some(Failure::UnknownHost | Failure::AddressRefused(_) | Failure::Payload(_) | Failure::Unreachable { ours: false, .. }) => {
+                self.is_ours(now)
+            }
+            None | Some(_) => {
                 let millis = self.millis(now);
                 if millis.saturating_sub(self.answered.load(Relaxed)) >= COARSE || self.answered.load(Relaxed) == 0 {
                     self.answered.store(millis, Relaxed);
@@ -204,6 +266,34 @@ mod tests {
         let lame = Outcome::Failed(Failure::Local("`lame.example` cannot be resolved".into()));
         (0..100).for_each(|_| assert!(!fault.observe(now, &endpoint(7), true, &lame)));
         assert!(!fault.is_ours(now));
+    }
+
+    #[test]
+    fn who_cannot_be_reached_while_others_are_is_to_blame_himself() {
+        let (fault, now) = (OwnFault::default(), Instant::now());
+        let (lame, one, other) = (endpoint(0), endpoint(1), endpoint(2));
+        assert!(!fault.is_theirs(now, &lame, true), "nobody was reached");
+        fault.reached(now, &lame, true);
+        assert!(!fault.is_theirs(now, &lame, true), "that it was reached itself is no proof");
+        fault.reached(now, &one, false);
+        assert!(fault.is_theirs(now, &lame, false));
+        assert!(!fault.is_theirs(now, &lame, true), "an address says nothing of the resolver");
+        fault.reached(now, &other, true);
+        fault.reached(now, &lame, true);
+        fault.reached(now, &lame, true);
+        assert!(fault.is_theirs(now, &lame, true) && fault.is_theirs(now + LATELY / 2, &lame, true));
+        assert!(!fault.is_theirs(now + LATELY, &lame, true), "that was long ago");
+    }
+
+    #[test]
+    fn those_who_are_to_blame_themselves_are_no_evidence_against_us() {
+        let (fault, now) = (OwnFault::default(), Instant::now());
+        let theirs = Outcome::Failed(Failure::Unreachable { text: "SERVFAIL".into(), ours: false });
+        (0..1_000).for_each(|n| assert!(!fault.observe(now, &endpoint(n), true, &theirs)));
+        assert!(!fault.is_ours(now));
+        let doubtful = Outcome::Failed(Failure::Unreachable { text: "SERVFAIL".into(), ours: true });
+        (0..LEAST_LOCAL).for_each(|n| assert!(!fault.observe(now, &endpoint(n), true, &doubtful)));
+        assert!(fault.is_ours(now));
     }
 
     #[test]

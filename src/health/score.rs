@@ -58,6 +58,7 @@ pub mod reason {
     pub const ERRORS: &str = "errors";
     pub const SLOW: &str = "slow";
     pub const GONE: &str = "gone";
+    pub const FILTER_TOO_SLOW: &str = "filter_too_slow";
     pub const RECOVERED: &str = "recovered";
     pub const URL_CHANGED: &str = "url_changed";
     pub const ENABLED: &str = "enabled";
@@ -82,6 +83,7 @@ pub fn apply(mut record: HealthRecord, observation: Observation, now: i64, rules
         _ if record.state == HealthState::Inactive => record,
         Observation::UrlChanged => begin_anew(record, reason::URL_CHANGED, now),
         Observation::Gone if rules.gone_is_final => enter(record, HealthState::Inactive, reason::GONE, now),
+        Observation::FilterTooSlow => enter(record, HealthState::Inactive, reason::FILTER_TOO_SLOW, now),
         Observation::Gone => fail(record, 1, reason::ERRORS, now, rules),
         Observation::Timeout { started } | Observation::Error { started } if shielded(&record, started, now) => record,
         Observation::Timeout { .. } => {
@@ -223,6 +225,7 @@ pub(super) mod tests {
         OldError,
         Error,
         Gone,
+        FilterTooSlow,
         UrlChanged,
         Enabled,
         /// Nothing for so many hours.
@@ -246,6 +249,7 @@ pub(super) mod tests {
                     OldError => Observation::Error { started: now - 5_000 },
                     Error => Observation::Error { started: now - 1 },
                     Gone => Observation::Gone,
+                    FilterTooSlow => Observation::FilterTooSlow,
                     UrlChanged => Observation::UrlChanged,
                     Enabled => Observation::Enabled,
                     Hours => {
@@ -286,6 +290,7 @@ pub(super) mod tests {
             Case { name: "until they began after it", seen: &[(Timeout, 1), (OldTimeout, 6)], state: Degraded, score: 20, successes: 0, version: 1, reason: "timeouts" },
             Case { name: "gone", seen: &[(Gone, 1)], state: Inactive, score: 0, successes: 0, version: 1, reason: "gone" },
             Case { name: "inactive stays whatever comes", seen: &[(Gone, 1), (Ok, 100), (UrlChanged, 1), (Timeout, 5), (Gone, 1)], state: Inactive, score: 0, successes: 0, version: 1, reason: "gone" },
+            Case { name: "a filter that is too slow", seen: &[(Error, 3), (FilterTooSlow, 2)], state: Inactive, score: 3, successes: 0, version: 1, reason: "filter_too_slow" },
             Case { name: "enabled by a person", seen: &[(Gone, 1), (Enabled, 1)], state: Active, score: 0, successes: 0, version: 2, reason: "enabled" },
             Case { name: "what was in flight then does not count", seen: &[(Timeout, 50), (Enabled, 1), (OldTimeout, 4)], state: Active, score: 0, successes: 0, version: 3, reason: "enabled" },
             Case { name: "a changed URL revives the degraded", seen: &[(Timeout, 1), (UrlChanged, 1)], state: Active, score: 0, successes: 0, version: 2, reason: "url_changed" },
@@ -301,6 +306,38 @@ pub(super) mod tests {
             let found =
                 (record.state, record.score, record.successes, record.version, record.reason.as_deref().unwrap_or_default().to_owned());
             assert_eq!(found, (case.state, case.score, case.successes, case.version, case.reason.to_owned()), "{}", case.name);
+        }
+    }
+
+    /// The rows of WIRE.md 1.5, under their names, for the rules as they are by default.
+    #[test]
+    fn the_rows_of_the_products_contract_hold() {
+        let rules = Rules::default();
+        type Row = (&'static str, &'static [(Seen, u32)], HealthState);
+        let rows: &[Row] = &[
+            ("slow answer: counts on the first attempt while ACTIVE", &[(Slow, 10)], Degraded),
+            ("slow answer: not on a retry", &[(SlowRetry, 100)], Active),
+            ("slow answer: never leads to INACTIVE", &[(Slow, 1_000)], Degraded),
+            ("weight of a timeout: 10 ordinary failures", &[(Error, 490), (Timeout, 1)], Inactive),
+            ("ACTIVE to DEGRADED: not by 9 ordinary failures", &[(Error, 9)], Active),
+            ("ACTIVE to DEGRADED: 10 consecutive ordinary failures", &[(Error, 10)], Degraded),
+            ("ACTIVE to DEGRADED: 1 timeout is enough", &[(Timeout, 1)], Degraded),
+            ("consecutive: a success ends the row", &[(Error, 9), (Ok, 1), (Error, 9)], Active),
+            ("to INACTIVE: not by 499 ordinary failures", &[(Error, 499)], Degraded),
+            ("to INACTIVE: 500 consecutive ordinary failures", &[(Error, 500)], Inactive),
+            ("to INACTIVE: not by 49 timeouts", &[(Timeout, 49)], Degraded),
+            ("to INACTIVE: 50 consecutive timeouts", &[(Timeout, 50)], Inactive),
+            ("DEGRADED to ACTIVE: not by 49 successes", &[(Timeout, 1), (Ok, 49)], Degraded),
+            ("DEGRADED to ACTIVE: 50 consecutive successes", &[(Timeout, 1), (Ok, 50)], Active),
+            ("DEGRADED to ACTIVE: a slow answer counts neither way", &[(Timeout, 1), (Ok, 49), (Slow, 5), (SlowRetry, 5), (Ok, 1)], Active),
+            ("DEGRADED to ACTIVE: a change of the URL", &[(Timeout, 1), (UrlChanged, 1)], Active),
+            ("a change of the URL no longer revives INACTIVE", &[(Timeout, 50), (UrlChanged, 1)], Inactive),
+            ("counter expiry: failures, 8 hours after the first", &[(Error, 9), (Hours, 8), (Error, 1)], Active),
+            ("counter expiry: not before", &[(Error, 9), (Hours, 7), (Error, 1)], Degraded),
+            ("counter expiry: successes, 8 hours after the first", &[(Timeout, 1), (Ok, 49), (Hours, 8), (Ok, 1)], Degraded),
+        ];
+        for (row, seen, state) in rows {
+            assert_eq!(run(seen, &rules).state, *state, "{row}");
         }
     }
 
@@ -344,6 +381,7 @@ pub(super) mod tests {
             3 => (0i64..20_000).prop_map(|started| Observation::Timeout { started }),
             4 => (0i64..20_000).prop_map(|started| Observation::Error { started }),
             1 => Just(Observation::Gone),
+            1 => Just(Observation::FilterTooSlow),
             1 => Just(Observation::UrlChanged),
             1 => Just(Observation::Enabled),
         ]

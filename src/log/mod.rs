@@ -62,6 +62,9 @@ pub struct Config {
     /// How long the journal of attempts is kept.
     #[serde(with = "humantime_serde")]
     pub attempts_retention: Duration,
+    /// How long the histories of tickets are kept.
+    #[serde(with = "humantime_serde")]
+    pub history_retention: Duration,
     /// The largest event that is taken.
     pub max_record: ByteSize,
     /// SQLite: bytes of appends that wait for their commit; further ones wait before they are taken into memory.
@@ -92,6 +95,7 @@ impl Default for Config {
             retention: 7 * DAY,
             dead_retention: 30 * DAY,
             attempts_retention: 3 * DAY,
+            history_retention: 90 * DAY,
             // Kafka's default for the largest message.
             max_record: ByteSize::mib(1),
             queue: ByteSize::mib(32),
@@ -111,8 +115,12 @@ impl Config {
             problems.push(("partitions", format!("{} is not between 1 and {}", self.partitions, sqlite::MAX_PARTITIONS)));
         }
         let hour = Duration::from_secs(60 * 60);
-        let kept =
-            [("retention", self.retention), ("dead_retention", self.dead_retention), ("attempts_retention", self.attempts_retention)];
+        let kept = [
+            ("retention", self.retention),
+            ("dead_retention", self.dead_retention),
+            ("attempts_retention", self.attempts_retention),
+            ("history_retention", self.history_retention),
+        ];
         for (key, value) in kept {
             if value < hour {
                 problems.push((key, format!("{} is too short: at least 1h", humantime::format_duration(value))));

@@ -20,6 +20,7 @@ pub struct Config {
     pub dead: Arc<str>,
     pub registry: Arc<str>,
     pub attempts: Arc<str>,
+    pub history: Arc<str>,
 }
 
 impl Default for Config {
@@ -30,6 +31,7 @@ impl Default for Config {
             dead: "posthaste.dead".into(),
             registry: "posthaste.registry".into(),
             attempts: "posthaste.attempts".into(),
+            history: "posthaste.history".into(),
         }
     }
 }
@@ -58,8 +60,13 @@ impl Config {
             problems.push(("events", "name at least one topic, such as [\"posthaste.events\"]".to_owned()));
         }
         let mut seen = HashSet::new();
-        let single =
-            [("retry_prefix", &self.retry_prefix), ("dead", &self.dead), ("registry", &self.registry), ("attempts", &self.attempts)];
+        let single = [
+            ("retry_prefix", &self.retry_prefix),
+            ("dead", &self.dead),
+            ("registry", &self.registry),
+            ("attempts", &self.attempts),
+            ("history", &self.history),
+        ];
         for (key, name) in self.events.iter().map(|name| ("events", name)).chain(single) {
             if let Err(wrong) = check_name(name) {
                 problems.push((key, wrong));
@@ -121,6 +128,11 @@ impl Topics {
         &self.names.attempts
     }
 
+    /// What was sent because of tickets, keyed by ticket.
+    pub fn history(&self) -> &Arc<str> {
+        &self.names.history
+    }
+
     /// The topic of the tier with this delay: `posthaste.retry.30s`, `posthaste.retry.1h30m`.
     pub fn retry(&self, tier: Duration) -> Arc<str> {
         let delay = humantime::format_duration(tier).to_string().replace(' ', "");
@@ -154,6 +166,7 @@ impl Topics {
         specs.push(internal(self.dead().clone(), 1, Cleanup::Retain(log.dead_retention)));
         specs.push(internal(self.registry().clone(), 1, Cleanup::Compact));
         specs.push(internal(self.attempts().clone(), 1, Cleanup::Retain(log.attempts_retention)));
+        specs.push(internal(self.history().clone(), 1, Cleanup::Retain(log.history_retention)));
         specs
     }
 }
@@ -202,7 +215,15 @@ mod tests {
         let names: Vec<&str> = specs.iter().map(|spec| &*spec.name).collect();
         assert_eq!(
             names,
-            ["posthaste.events", "posthaste.retry.30s", "posthaste.retry.1m", "posthaste.dead", "posthaste.registry", "posthaste.attempts"]
+            [
+                "posthaste.events",
+                "posthaste.retry.30s",
+                "posthaste.retry.1m",
+                "posthaste.dead",
+                "posthaste.registry",
+                "posthaste.attempts",
+                "posthaste.history"
+            ]
         );
         assert!(specs.iter().all(|spec| spec.internal == (&*spec.name != "posthaste.events")));
         assert!(specs.iter().all(|spec| (spec.cleanup == Cleanup::Compact) == (&*spec.name == "posthaste.registry")));

@@ -59,6 +59,17 @@ pub enum Failure {
     Status(u16),
     /// The payload cannot be built for this endpoint; another attempt would not help.
     Payload(String),
+    /// There was no access token to send along (WIRE.md 1.5): why, for the rules, and in words. What is our own fault is `Local` here too.
+    Token {
+        cause: Box<Failure>,
+        text: String,
+    },
+    /// Its name could not be resolved (no answer, or that of a broken server), or there is no way to its address. Our own resolver or uplink may be the
+    /// reason, so it is `ours` until somebody else is seen to be reached (`health::own_fault`).
+    Unreachable {
+        text: String,
+        ours: bool,
+    },
     /// Our side: resolver down, no route, no descriptors, a bug.
     Local(String),
 }
@@ -90,12 +101,17 @@ impl Failure {
             Failure::Status(code) if *code < 500 => "status_4xx",
             Failure::Status(_) => "status_5xx",
             Failure::Payload(_) => "payload",
-            Failure::Local(_) => "local",
+            Failure::Token { .. } => "token_endpoint",
+            Failure::Unreachable { ours: false, .. } => "unreachable",
+            Failure::Unreachable { ours: true, .. } | Failure::Local(_) => "local",
         }
     }
 
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Failure::ConnectTimeout | Failure::TlsTimeout | Failure::ResponseTimeout | Failure::BodyTimeout)
+        match self {
+            Failure::Token { cause, .. } => cause.is_timeout(),
+            other => matches!(other, Failure::ConnectTimeout | Failure::TlsTimeout | Failure::ResponseTimeout | Failure::BodyTimeout),
+        }
     }
 
     pub fn blame(&self) -> Blame {
@@ -112,7 +128,9 @@ impl Failure {
             | Failure::TlsTimeout
             | Failure::ResponseTimeout
             | Failure::BodyTimeout => Blame::Network,
-            Failure::Payload(_) | Failure::Local(_) => Blame::Us,
+            Failure::Unreachable { ours: false, .. } => Blame::Network,
+            Failure::Unreachable { ours: true, .. } | Failure::Payload(_) | Failure::Local(_) => Blame::Us,
+            Failure::Token { cause, .. } => cause.blame(),
         }
     }
 }

@@ -54,6 +54,11 @@ pub struct Delivery {
     pub reason: Option<Text>,
 }
 
+impl Delivery {
+    /// The reason of one that its filter has not decided about yet.
+    pub const UNFILTERED: &str = "filter";
+}
+
 /// What a delivery is for. Only `Event` counts in the delivery metrics of the product; the others say so in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,6 +68,8 @@ pub enum Purpose {
     Test,
     Replay,
     Redrive,
+    /// What a support expert agent tells; its outcomes stand in the history of the ticket.
+    Agent,
 }
 
 /// What we do about a delivery after an attempt, or instead of one.
@@ -94,10 +101,12 @@ pub enum DeadReason {
     Unparsable,
     /// Too large to be moved: the dead letter refers to its position.
     TooLarge,
+    /// The filter could not decide: too many steps, or data that is too large to be read.
+    FilterUndecided,
 }
 
 impl DeadReason {
-    pub const ALL: [DeadReason; 8] = [
+    pub const ALL: [DeadReason; 9] = [
         DeadReason::Exhausted,
         DeadReason::Final,
         DeadReason::Expired,
@@ -106,6 +115,7 @@ impl DeadReason {
         DeadReason::EndpointDeleted,
         DeadReason::Unparsable,
         DeadReason::TooLarge,
+        DeadReason::FilterUndecided,
     ];
 
     /// The word for it in headers, metrics and the API.
@@ -119,6 +129,7 @@ impl DeadReason {
             DeadReason::EndpointDeleted => "endpoint_deleted",
             DeadReason::Unparsable => "unparsable",
             DeadReason::TooLarge => "too_large",
+            DeadReason::FilterUndecided => "filter_undecided",
         }
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Direction, Rate, Secret, Text, Timestamp};
+use super::{ClientTls, Direction, OAuth2, Rate, Secret, Text, Timestamp};
 
 /// A registered receiver, checked: whatever holds one may rely on its parts fitting together.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub format: Format,
     pub signing: Signing,
     pub auth: Auth,
+    /// None: the system's authorities are trusted, and no certificate of ours is shown.
+    pub tls: Option<Arc<ClientTls>>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Of the whole fleet.
     pub rate: Option<Rate>,
@@ -265,6 +267,8 @@ pub enum Auth {
         name: HeaderName,
         value: Secret,
     },
+    /// `Authorization: Bearer`, with a token that is fetched (WIRE.md 1.4).
+    OAuth2(Arc<OAuth2>),
 }
 
 impl Auth {
@@ -275,6 +279,7 @@ impl Auth {
             Auth::ApiKey { .. } => "api_key",
             Auth::Basic { .. } => "basic",
             Auth::CustomHeader { .. } => "custom_header",
+            Auth::OAuth2(_) => "oauth2",
         }
     }
 }

@@ -57,6 +57,8 @@ pub enum Observation {
     Error { started: i64 },
     /// 410 Gone.
     Gone,
+    /// Its filter takes too many steps, again and again.
+    FilterTooSlow,
     /// A person changed the URL: Degraded becomes Active, Inactive stays.
     UrlChanged,
     /// A person enabled it: Active with no score, whatever it was.

@@ -5,18 +5,22 @@
 //! [`ack`] (how a record learns that all of its deliveries are settled).
 
 pub mod ack;
+pub mod agent;
 pub mod attempt;
 pub mod budget;
 pub mod delivery;
 pub mod endpoint;
 pub mod event;
 pub mod field;
+pub mod header;
 pub mod health;
 pub mod json;
+pub mod oauth;
 pub mod secret;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
+pub mod tls;
 pub mod token;
 pub mod units;
 
@@ -24,13 +28,17 @@ pub mod units;
 pub use bytestring::ByteString as Text;
 
 pub use ack::{Ack, Lease, OpenRecord, Tracked};
+pub use agent::Agent;
 pub use attempt::{Attempt, Blame, Failure, Outcome};
 pub use budget::{Budget, Permit};
 pub use delivery::{Class, DeadReason, Delivery, Position, Purpose, Routed, Settlement, TopicPartition};
 pub use endpoint::{Auth, Endpoint, EndpointUrl, Format, RetrySchedule, Signing, Status, TypePattern};
 pub use event::{Direction, Event, Priority};
 pub use field::FieldError;
+pub use header::HeaderUse;
 pub use health::{HealthRecord, HealthState, Observation, Transition};
+pub use oauth::OAuth2;
 pub use secret::Secret;
 pub use time::{Clock, SystemClock, Timestamp};
+pub use tls::ClientTls;
 pub use units::Rate;

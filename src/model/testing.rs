@@ -16,6 +16,7 @@ pub fn endpoint(id: &str) -> Endpoint {
         format: Format::Standard,
         signing: Signing::None,
         auth: Auth::None,
+        tls: None,
         headers: Vec::new(),
         rate: None,
         concurrency: None,

@@ -1,8 +1,8 @@
-//! API tokens: who may call the management API. Only a hash of the key is ever stored.
+//! API tokens: who may call the management API. Of the key only a hash is ever stored; the secret of a signature token is sealed.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Text, Timestamp};
+use super::{Secret, Text, Timestamp};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -15,13 +15,31 @@ pub struct Token {
     /// SHA-256 of the key, lower-case hexadecimal. Keys are 256 random bits, so no slow hash is needed.
     pub key_sha256: String,
     pub created_at: Timestamp,
+    /// What the requests of a signature token are signed with. It is needed to check them, so it cannot be a hash; records carry it sealed.
+    #[serde(skip)]
+    pub secret: Option<Secret>,
 }
 
+/// WIRE.md 0.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenKind {
+    /// The key alone is enough.
     #[default]
     Standard,
+    /// Every request is signed as well (WIRE.md 1.2).
+    Signature,
+}
+
+impl TokenKind {
+    pub const ALL: [(&str, TokenKind); 2] = [("standard", TokenKind::Standard), ("signature", TokenKind::Signature)];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenKind::Standard => "standard",
+            TokenKind::Signature => "signature",
+        }
+    }
 }
 
 /// What a token may do: a viewer reads, a developer also changes endpoints and sends events, an admin also manages tokens.

@@ -108,7 +108,10 @@ impl Follower {
             if let Some(id) = view.collisions().next() {
                 return Err(RegistryError::Declared(id.clone()));
             }
-            view.entries().map(|entry| Change { id: entry.endpoint.id.clone(), before: None, after: Some(entry) }).collect()
+            view.entries()
+                .chain(view.listeners())
+                .map(|entry| Change { id: entry.endpoint.id.clone(), before: None, after: Some(entry) })
+                .collect()
         };
         self.tell(&changes);
         self.caught_up(Instant::now());
@@ -172,7 +175,9 @@ impl Follower {
                 });
                 if let Some(waiting) = self.shared.pending.take(record) {
                     let before = change.as_ref().and_then(|change| change.before.clone());
-                    answers.push((waiting, Applied { offset: record.position.offset, before }));
+                    let written = change.as_ref().and_then(|change| change.after.as_ref());
+                    let is_one_too_many = written.is_some_and(|written| view.is_one_too_many(&written.endpoint));
+                    answers.push((waiting, Applied { offset: record.position.offset, before, is_one_too_many }));
                 }
                 changes.extend(change);
             }

@@ -18,14 +18,17 @@
 //!
 //! Endpoints and tenants that the configuration declares lie beside those of the topic: the same on every instance, read-only in the API.
 
+mod grant;
 pub mod private_file;
 pub mod seal;
 pub mod spec;
 mod view;
 mod write;
 
+mod criteria;
 mod follow;
 mod record;
+mod uses;
 
 use std::{
     path::Path,
@@ -40,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use follow::OnChange;
+pub use grant::Grant;
 pub use record::{StoredHealth, Suspension};
 pub use seal::Key;
 pub use spec::EndpointSpec;
@@ -55,7 +59,7 @@ use self::{
 };
 use crate::{
     log::{From as ReadFrom, Log, LogError},
-    model::{Clock, Endpoint, Rate, Secret, Text, TopicPartition, token::Token},
+    model::{Agent, Clock, Endpoint, Rate, Secret, Text, Timestamp, TopicPartition, token::Token},
     telemetry::Metrics,
 };
 
@@ -318,6 +322,17 @@ impl Registry {
         self.view().token(id)
     }
 
+    /// When a token was used last, as far as this instance knows: other instances tell it at most once an hour.
+    pub fn last_used(&self, id: &str) -> Option<Timestamp> {
+        self.view().uses(id)?.last()
+    }
+
+    /// Notes that a token is used. True: it is time to store that, by [`Registry::record_use`], which is nothing to wait for.
+    pub fn note_use(&self, id: &str, now: Timestamp) -> bool {
+        let uses = self.view().uses(id);
+        uses.is_some_and(|uses| uses.note(now))
+    }
+
     /// Like [`Registry::endpoints`].
     pub fn tokens(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Token>> {
         self.view().tokens(tenant, after, limit)
@@ -331,6 +346,25 @@ impl Registry {
     /// A tenant; one that nobody declared has the defaults.
     pub fn tenant(&self, id: &str) -> Arc<Tenant> {
         self.view().tenant(id).unwrap_or_else(|| Arc::new(Tenant { id: id.into(), ..Tenant::default() }))
+    }
+
+    pub fn agent(&self, id: &str) -> Option<Arc<Agent>> {
+        self.view().agent(id).map(|(agent, _)| agent)
+    }
+
+    /// Like [`Registry::endpoints`].
+    pub fn agents(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Agent>> {
+        self.view().agents(tenant, after, limit)
+    }
+
+    /// An agent that tells this endpoint.
+    pub fn agent_of(&self, endpoint: &str) -> Option<Arc<Agent>> {
+        self.view().agent_of(endpoint)
+    }
+
+    /// What stands for an agent in the route table; none if it is suspended or gone.
+    pub fn listener(&self, agent: &str) -> Option<Arc<Endpoint>> {
+        self.view().listener(agent)
     }
 
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {

@@ -4,7 +4,10 @@
 //! that is wrong at once, each with its path, instead of the first thing that a parser trips over. What comes out is an
 //! [`Endpoint`], on which everybody may rely.
 
+mod auth;
 mod build;
+mod headers;
+mod tls;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,8 +15,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::{auth::AuthSpec, tls::TlsSpec};
 use super::seal::{fill_random, hex};
-use crate::model::{Auth, Endpoint, FieldError, RetrySchedule, Secret, Signing, Timestamp, json::object};
+use crate::model::{Endpoint, FieldError, RetrySchedule, Secret, Signing, Timestamp, json::object};
 
 /// Text that must not be printed: a secret on its way in or out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -85,6 +89,8 @@ pub struct EndpointSpec {
     pub status: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub auth: Option<AuthSpec>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
+    pub tls: Option<TlsSpec>,
     /// What the API of a product keeps with it and shows again, such as `customAttributes` of the Hub; at most 16 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -120,30 +126,6 @@ impl Secrets {
 pub enum RetrySpec {
     Preset(String),
     Delays(Vec<String>),
-}
-
-/// How the endpoint is shown who we are. Which of the other fields belong to it depends on `type`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct AuthSpec {
-    /// `none`, `bearer` (`token`), `api_key` (`key`, `header`: `X-API-Key` when absent), `basic` (`username`, `password`) or `custom_header` (`name`, `value`).
-    #[serde(rename = "type")]
-    #[schema(required = true)]
-    pub kind: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token: Option<SecretText>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub header: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<SecretText>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<SecretText>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub value: Option<SecretText>,
 }
 
 impl EndpointSpec {
@@ -195,7 +177,8 @@ impl EndpointSpec {
                 .collect(),
             retry: endpoint.retry.as_ref().map(retry_of),
             status: Some(build::STATUSES.name_of(endpoint.status).to_owned()),
-            auth: auth_of(&endpoint.auth),
+            auth: AuthSpec::of(&endpoint.auth),
+            tls: endpoint.tls.as_deref().map(TlsSpec::of),
             attributes: endpoint.attributes.clone(),
         }
     }
@@ -218,18 +201,6 @@ fn text_of(secret: &Secret) -> SecretText {
 
 fn retry_of(schedule: &RetrySchedule) -> RetrySpec {
     RetrySpec::Delays(schedule.0.iter().map(|delay| humantime::format_duration(*delay).to_string()).collect())
-}
-
-fn auth_of(auth: &Auth) -> Option<AuthSpec> {
-    let mut spec = AuthSpec { kind: auth.as_str().to_owned(), ..AuthSpec::default() };
-    match auth {
-        Auth::None => return None,
-        Auth::Bearer { token } => spec.token = Some(text_of(token)),
-        Auth::ApiKey { header, key } => (spec.header, spec.key) = (Some(header.to_string()), Some(text_of(key))),
-        Auth::Basic { username, password } => (spec.username, spec.password) = (Some(username.clone()), Some(text_of(password))),
-        Auth::CustomHeader { name, value } => (spec.name, spec.value) = (Some(name.to_string()), Some(text_of(value))),
-    }
-    Some(spec)
 }
 
 #[cfg(test)]

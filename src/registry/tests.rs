@@ -1,3 +1,4 @@
+mod concurrent;
 mod memory;
 
 use std::sync::mpsc;
@@ -175,6 +176,7 @@ async fn a_token_is_known_by_its_key_until_it_is_revoked() {
         role: Role::Developer,
         key_sha256: hash_of_key("hunter2"),
         created_at: Timestamp::UNIX_EPOCH,
+        secret: None,
     };
     ours.create_token(token.clone()).await.expect("created");
     assert_eq!(ours.authenticate("hunter2").as_deref(), Some(&token));
@@ -279,4 +281,25 @@ async fn more_endpoints_than_one_read_brings_are_all_there_when_it_is_started() 
     assert_eq!(changed.try_iter().map(|batch| batch.len()).collect::<Vec<_>>(), [5_000]);
     // 100,000 of them have to fit into 100 MB, their texts included.
     assert!(size_of::<Endpoint>() < 600, "{}", size_of::<Endpoint>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_refresh_token_is_known_everywhere_until_its_owner_gives_another() {
+    let log = MemoryLog::default();
+    let registry = start(&log).await;
+    let (given, id) = (Secret::new("hunter1"), Text::from("a"));
+    let grant = |token: &str| Grant { given: given.clone(), token: Secret::new(token) };
+    assert!(matches!(registry.put_refresh_token(&id, &grant("x")).await, Err(WriteError::NotFound { .. })));
+    registry.create_endpoint(endpoint("a", "http://h/")).await.expect("created");
+    assert_eq!(registry.refresh_token("a", &given), None);
+    for token in ["hunter2", "hunter3"] {
+        registry.put_refresh_token(&id, &grant(token)).await.expect("kept");
+        assert_eq!(registry.refresh_token("a", &given), Some(Secret::new(token)));
+    }
+    assert_eq!(registry.refresh_token("a", &Secret::new("another")), None);
+    assert!(!log.text().contains("hunter"));
+    let other = start(&log).await;
+    assert_eq!(other.refresh_token("a", &given), Some(Secret::new("hunter3")));
+    registry.delete_endpoint("a").await.expect("deleted");
+    assert_eq!(registry.refresh_token("a", &given), None);
 }

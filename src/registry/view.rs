@@ -10,13 +10,16 @@ use std::{
 };
 
 use super::{
-    Tenant,
+    Grant, Tenant,
+    criteria::{self, Criteria},
+    grant,
     record::{self, Identity, RecordError, RecordKey, StoredHealth, Suspension},
     seal::Key,
+    uses::Use,
 };
 use crate::{
     log::Record,
-    model::{Endpoint, HealthRecord, HealthState, Status, Text, token::Token},
+    model::{Agent, Endpoint, HealthRecord, HealthState, Status, Text, token::Token},
 };
 
 /// An endpoint with what health decided about it.
@@ -67,12 +70,28 @@ impl Entry {
     }
 }
 
-/// What a record changed about an endpoint: it came (`before` is none), went (`after` is none), or became another.
+/// What a record changed about an endpoint: it came (`before` is none), went (`after` is none), or became another. An agent is told as its
+/// [`Agent::listener`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     pub id: Text,
     pub before: Option<Entry>,
     pub after: Option<Entry>,
+}
+
+impl Change {
+    /// Whether it is about an agent.
+    pub fn is_of_agent(&self) -> bool {
+        Agent::of_listener(&self.id).is_some()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Watching {
+    agent: Arc<Agent>,
+    /// None while it is suspended.
+    listener: Option<Arc<Endpoint>>,
+    offset: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -91,10 +110,17 @@ pub struct View {
     endpoints: BTreeMap<Text, Configured>,
     /// Also of endpoints that are not (or not yet) there: in a compacted topic the two come in any order.
     health: HashMap<Text, Arc<StoredHealth>, foldhash::fast::RandomState>,
+    /// By endpoint.
+    grants: HashMap<Text, Grant, foldhash::fast::RandomState>,
     tokens: BTreeMap<Text, Arc<Token>>,
+    /// Also of tokens that are not (or not yet) there, like `health`.
+    uses: HashMap<Text, Arc<Use>>,
+    /// Endpoints by what their number is limited by; those that came too late for it are not among them.
+    criteria: HashMap<Criteria, BTreeSet<Text>>,
     /// By the hash of the key.
     by_key: HashMap<String, Arc<Token>>,
     tenants: BTreeMap<Text, Arc<Tenant>>,
+    agents: BTreeMap<Text, Watching>,
     /// Grows when a tenant changes.
     tenants_version: u64,
     /// Declared endpoints that are in the topic too.
@@ -107,6 +133,7 @@ impl View {
         let mut view = View::default();
         for mut endpoint in declared {
             endpoint.registry_offset = Endpoint::DECLARED;
+            view.recount(&endpoint.id, None, Criteria::of(&endpoint));
             view.endpoints.insert(endpoint.id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
         }
         for mut tenant in tenants {
@@ -130,6 +157,7 @@ impl View {
         for id in gone {
             let before = self.entry(&id);
             self.endpoints.remove(&id);
+            self.recount(&id, before.as_ref(), None);
             changes.extend(self.changed(&id, before));
         }
         for mut endpoint in declared {
@@ -145,6 +173,7 @@ impl View {
                 None => {}
             }
             let before = self.entry(&id);
+            self.recount(&id, before.as_ref(), Criteria::of(&endpoint));
             self.endpoints.insert(id.clone(), Configured { endpoint: Arc::new(endpoint), disabled: None });
             changes.extend(self.changed(&id, before));
         }
@@ -182,6 +211,7 @@ impl View {
                 let offset = record.position.offset;
                 let new = value.map(|value| record::decode_endpoint(id, value, offset, key)).transpose().map_err(unreadable)?;
                 let before = self.entry(id);
+                self.count_in(id, before.as_ref(), new.as_ref().and_then(|(endpoint, _)| Criteria::of(endpoint)), record);
                 match new {
                     Some((endpoint, disabled)) => {
                         let configured = Configured { endpoint: Arc::new(endpoint), disabled: disabled.map(Arc::new) };
@@ -202,14 +232,35 @@ impl View {
                 };
                 Ok(self.changed(id, before))
             }
+            RecordKey::Grant(id) => {
+                let new = value.map(|value| grant::decode(id, value, key)).transpose().map_err(unreadable)?;
+                match new {
+                    Some(grant) => self.grants.insert(id.clone(), grant),
+                    None => self.grants.remove(id),
+                };
+                Ok(None)
+            }
             RecordKey::Token(id) => {
-                let new: Option<Token> = value.map(record::decode).transpose().map_err(unreadable)?;
+                let new = value.map(|value| record::decode_token(id, value, key)).transpose().map_err(unreadable)?;
                 if let Some(old) = self.tokens.remove(id) {
                     self.by_key.remove(&old.key_sha256);
                 }
-                if let Some(token) = new.map(Arc::new) {
-                    self.by_key.insert(token.key_sha256.clone(), Arc::clone(&token));
-                    self.tokens.insert(id.clone(), token);
+                match new.map(Arc::new) {
+                    Some(token) => {
+                        self.uses.entry(id.clone()).or_default();
+                        self.by_key.insert(token.key_sha256.clone(), Arc::clone(&token));
+                        self.tokens.insert(id.clone(), token);
+                    }
+                    None => drop(self.uses.remove(id)),
+                }
+                Ok(None)
+            }
+            RecordKey::Used(id) => {
+                let used: Option<record::Used> = value.map(record::decode).transpose().map_err(unreadable)?;
+                match used {
+                    Some(used) => self.uses.entry(id.clone()).or_default().stored(used.at),
+                    None if self.tokens.contains_key(id) => {}
+                    None => drop(self.uses.remove(id)),
                 }
                 Ok(None)
             }
@@ -225,7 +276,88 @@ impl View {
                 };
                 Ok(None)
             }
+            RecordKey::Agent(id) => {
+                let new: Option<Agent> = value.map(record::decode).transpose().map_err(unreadable)?;
+                let before = self.listening(id);
+                match new {
+                    Some(agent) => {
+                        let offset = record.position.offset;
+                        let listener = agent.listener(offset).map(Arc::new);
+                        self.agents.insert(id.clone(), Watching { agent: Arc::new(agent), listener, offset });
+                    }
+                    None => drop(self.agents.remove(id)),
+                }
+                let after = self.listening(id);
+                Ok((before != after).then(|| Change { id: Agent::listener_id(id), before, after }))
+            }
         }
+    }
+
+    /// Keeps the count of criteria. An endpoint that is created under the rule and comes too late is not counted: it is about to be taken back by
+    /// its writer, and must not stand in the way of the next one until then.
+    fn count_in(&mut self, id: &Text, before: Option<&Entry>, criteria: Option<Criteria>, record: &Record) {
+        let is_late = before.is_none() && record.header(criteria::MARK).is_some() && criteria.as_ref().is_some_and(|of| self.is_full(of));
+        self.recount(id, before, criteria.filter(|_| !is_late));
+    }
+
+    fn recount(&mut self, id: &Text, before: Option<&Entry>, now: Option<Criteria>) {
+        let was = before.and_then(|entry| Criteria::of(&entry.endpoint));
+        if was == now {
+            // One that was not counted stays so.
+            return;
+        }
+        if let Some(was) = was
+            && let Some(ids) = self.criteria.get_mut(&was)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.criteria.remove(&was);
+            }
+        }
+        if let Some(now) = now {
+            self.criteria.entry(now).or_default().insert(id.clone());
+        }
+    }
+
+    fn is_full(&self, criteria: &Criteria) -> bool {
+        self.criteria.get(criteria).is_some_and(|ids| ids.len() >= Criteria::AT_MOST)
+    }
+
+    /// Whether as many endpoints as there may be have the criteria of this one, itself apart.
+    pub fn is_one_too_many(&self, endpoint: &Endpoint) -> bool {
+        let ids = Criteria::of(endpoint).and_then(|criteria| self.criteria.get(&criteria));
+        ids.is_some_and(|ids| !ids.contains(&endpoint.id) && ids.len() >= Criteria::AT_MOST)
+    }
+
+    fn listening(&self, id: &str) -> Option<Entry> {
+        let endpoint = self.agents.get(id)?.listener.clone()?;
+        Some(Entry { endpoint, health: None, disabled: None })
+    }
+
+    /// What stands for an agent in the route table.
+    pub fn listener(&self, agent: &str) -> Option<Arc<Endpoint>> {
+        self.agents.get(agent)?.listener.clone()
+    }
+
+    /// The listeners of all agents.
+    pub fn listeners(&self) -> impl Iterator<Item = Entry> {
+        self.agents.keys().filter_map(|id| self.listening(id))
+    }
+
+    /// An agent, and the offset of its record.
+    pub fn agent(&self, id: &str) -> Option<(Arc<Agent>, i64)> {
+        self.agents.get(id).map(|watching| (Arc::clone(&watching.agent), watching.offset))
+    }
+
+    /// Like [`View::page`].
+    pub fn agents(&self, tenant: Option<&str>, after: Option<&str>, limit: usize) -> Vec<Arc<Agent>> {
+        let agents = page(&self.agents, after).map(|watching| &watching.agent);
+        agents.filter(|agent| tenant.is_none_or(|tenant| agent.tenant == tenant)).take(limit).cloned().collect()
+    }
+
+    /// The first agent that tells this endpoint.
+    pub fn agent_of(&self, endpoint: &str) -> Option<Arc<Agent>> {
+        self.agents.values().map(|watching| &watching.agent).find(|agent| agent.endpoint == endpoint).cloned()
     }
 
     fn changed(&self, id: &Text, before: Option<Entry>) -> Option<Change> {
@@ -248,6 +380,11 @@ impl View {
     /// What health decided about an id, also if there is no such endpoint.
     pub fn health(&self, id: &str) -> Option<&Arc<StoredHealth>> {
         self.health.get(id)
+    }
+
+    /// The refresh token that came in place of the configured one, also if there is no such endpoint.
+    pub fn grant(&self, id: &str) -> Option<&Grant> {
+        self.grants.get(id)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -273,6 +410,11 @@ impl View {
 
     pub fn token_by_key_hash(&self, hash: &str) -> Option<Arc<Token>> {
         self.by_key.get(hash).cloned()
+    }
+
+    /// The uses of a token, while it is there.
+    pub fn uses(&self, id: &str) -> Option<Arc<Use>> {
+        self.uses.get(id).cloned()
     }
 
     pub fn tenant(&self, id: &str) -> Option<Arc<Tenant>> {
@@ -308,6 +450,9 @@ pub struct States(HashMap<&'static str, i64>);
 
 impl States {
     pub fn count(&mut self, change: &Change) {
+        if change.is_of_agent() {
+            return;
+        }
         if let Some(before) = &change.before {
             *self.0.entry(before.label()).or_default() -= 1;
         }

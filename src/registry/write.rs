@@ -22,14 +22,17 @@ use tokio::sync::oneshot;
 
 use super::{
     Registry, Tenant,
+    criteria::{self, Criteria},
     record::{self, RecordKey, StoredHealth, Suspension},
     seal::hex,
     view::Entry,
 };
 use crate::{
     log::{Append, LogError, Record},
-    model::{Endpoint, FieldError, HealthState, Position, Text, Transition, token::Token},
+    model::{Agent, Endpoint, FieldError, HealthState, Position, Text, Timestamp, Transition, token::Token},
 };
+
+type Header = (Cow<'static, str>, Bytes);
 
 /// The header that marks a record for its writer.
 const MARK: &str = "posthaste-write";
@@ -51,6 +54,8 @@ pub enum WriteError {
     Exists { kind: &'static str, id: Text },
     #[error("the {kind} `{id}` is declared in the configuration file: change it there")]
     Declared { kind: &'static str, id: Text },
+    #[error("there are {} endpoints with these criteria already, which is as many as there may be", Criteria::AT_MOST)]
+    Duplicated,
     #[error("the endpoint `{0}` is being changed by others all the time: try again")]
     Contended(Text),
     #[error("{} fields are wrong", .0.len())]
@@ -67,7 +72,11 @@ impl WriteError {
         match self {
             WriteError::Contended(_) | WriteError::NotApplied => true,
             WriteError::Log(error) => !error.is_fatal(),
-            WriteError::NotFound { .. } | WriteError::Exists { .. } | WriteError::Declared { .. } | WriteError::Invalid(_) => false,
+            WriteError::NotFound { .. }
+            | WriteError::Exists { .. }
+            | WriteError::Declared { .. }
+            | WriteError::Duplicated
+            | WriteError::Invalid(_) => false,
         }
     }
 }
@@ -78,6 +87,8 @@ pub struct Applied {
     pub offset: i64,
     /// The endpoint that the record replaced.
     pub before: Option<Entry>,
+    /// It is more than may have its criteria, judged where it lies in the topic.
+    pub is_one_too_many: bool,
 }
 
 /// Writers that wait for their records.
@@ -153,6 +164,19 @@ impl Draft {
 impl Registry {
     /// Registers a new endpoint.
     pub async fn create_endpoint(&self, endpoint: Endpoint) -> Result<Entry, WriteError> {
+        self.create(endpoint, false).await
+    }
+
+    /// Registers a new endpoint unless as many as there may be have its criteria (see [`super::criteria`]). Of several instances that register
+    /// at once, those whose records come last are refused: what was appended is taken back, and answered by [`WriteError::Duplicated`].
+    pub async fn create_among_few(&self, endpoint: Endpoint) -> Result<Entry, WriteError> {
+        if self.view().is_one_too_many(&endpoint) {
+            return Err(WriteError::Duplicated);
+        }
+        self.create(endpoint, true).await
+    }
+
+    async fn create(&self, endpoint: Endpoint, is_limited: bool) -> Result<Entry, WriteError> {
         let id = endpoint.id.clone();
         let _turn = self.turn(&id).await;
         if self.get(&id).is_some() {
@@ -163,8 +187,14 @@ impl Registry {
             self.append(RecordKey::Health(id.clone()), None).await?;
         }
         let draft = Draft { endpoint, disabled: None };
-        let applied = self.append_draft(&draft).await?;
+        let rule = is_limited.then(|| (Cow::Borrowed(criteria::MARK), Bytes::from_static(b"1")));
+        let applied = self.append_draft_with(&draft, rule).await?;
         match applied.before {
+            None if is_limited && applied.is_one_too_many => {
+                tracing::info!(endpoint = %id, "others with the same criteria were created at the same time, this one is taken back");
+                self.append(RecordKey::Endpoint(id), None).await?;
+                Err(WriteError::Duplicated)
+            }
             None => self.entry_after(&id),
             Some(other) => {
                 tracing::warn!(endpoint = %id, "two instances created this endpoint at once, ours is taken back");
@@ -217,7 +247,10 @@ impl Registry {
         }
         self.append(RecordKey::Endpoint(id.clone()), None).await?;
         if self.view().health(&id).is_some() {
-            self.append(RecordKey::Health(id), None).await?;
+            self.append(RecordKey::Health(id.clone()), None).await?;
+        }
+        if self.view().grant(&id).is_some() {
+            self.append(RecordKey::Grant(id), None).await?;
         }
         Ok(entry)
     }
@@ -259,7 +292,17 @@ impl Registry {
         if self.token(&id).is_some() {
             return Err(WriteError::Exists { kind: "token", id });
         }
-        self.append(RecordKey::Token(id), Some(record::encode(&token))).await?;
+        self.append(RecordKey::Token(id), Some(record::encode_token(&token, &self.shared.key))).await?;
+        Ok(())
+    }
+
+    /// Stores when a token was used. It is late by nature, so the token may be gone by now: then the record goes as well.
+    pub async fn record_use(&self, id: &str, at: Timestamp) -> Result<(), WriteError> {
+        let id = Text::from(id);
+        self.append(RecordKey::Used(id.clone()), Some(record::encode(&record::Used { at }))).await?;
+        if self.token(&id).is_none() {
+            self.append(RecordKey::Used(id), None).await?;
+        }
         Ok(())
     }
 
@@ -269,7 +312,11 @@ impl Registry {
         if self.token(&id).is_none() {
             return Err(WriteError::NotFound { kind: "token", id });
         }
-        self.append(RecordKey::Token(id), None).await?;
+        self.append(RecordKey::Token(id.clone()), None).await?;
+        // The token is revoked by now, whatever becomes of this.
+        if let Err(error) = self.append(RecordKey::Used(id.clone()), None).await {
+            tracing::warn!(token = %id, %error, "revoked, but when it was used last stays in the registry");
+        }
         Ok(())
     }
 
@@ -282,24 +329,66 @@ impl Registry {
         Ok(())
     }
 
+    /// Stores an agent. Its id is made up by the caller.
+    pub async fn create_agent(&self, agent: Agent) -> Result<Arc<Agent>, WriteError> {
+        let id = agent.id.clone();
+        let _turn = self.turn(&id).await;
+        if self.agent(&id).is_some() {
+            return Err(WriteError::Exists { kind: "agent", id });
+        }
+        self.append(RecordKey::Agent(id.clone()), Some(record::encode(&agent))).await?;
+        self.agent(&id).ok_or(WriteError::NotFound { kind: "agent", id })
+    }
+
+    /// Changes an agent. Of two instances that change it at the same time, the later one wins.
+    pub async fn update_agent(&self, id: &str, change: impl FnOnce(&Agent) -> Result<Agent, WriteError>) -> Result<Arc<Agent>, WriteError> {
+        let id = Text::from(id);
+        let _turn = self.turn(&id).await;
+        let not_found = || WriteError::NotFound { kind: "agent", id: id.clone() };
+        let present = self.agent(&id).ok_or_else(not_found)?;
+        let changed = change(&present)?;
+        if changed != *present {
+            self.append(RecordKey::Agent(id.clone()), Some(record::encode(&changed))).await?;
+        }
+        self.agent(&id).ok_or_else(not_found)
+    }
+
+    pub async fn delete_agent(&self, id: &str) -> Result<(), WriteError> {
+        let id = Text::from(id);
+        let _turn = self.turn(&id).await;
+        if self.agent(&id).is_none() {
+            return Err(WriteError::NotFound { kind: "agent", id });
+        }
+        self.append(RecordKey::Agent(id), None).await?;
+        Ok(())
+    }
+
     fn entry_after(&self, id: &Text) -> Result<Entry, WriteError> {
         self.get(id).ok_or_else(|| WriteError::NotFound { kind: "endpoint", id: id.clone() })
     }
 
     async fn append_draft(&self, draft: &Draft) -> Result<Applied, WriteError> {
+        self.append_draft_with(draft, None).await
+    }
+
+    async fn append_draft_with(&self, draft: &Draft, header: Option<Header>) -> Result<Applied, WriteError> {
         let value = record::encode_endpoint(&draft.endpoint, draft.disabled.as_ref(), &self.shared.key);
-        self.append(RecordKey::Endpoint(draft.endpoint.id.clone()), Some(value)).await
+        self.append_with(RecordKey::Endpoint(draft.endpoint.id.clone()), Some(value), header).await
     }
 
     /// Appends a record and returns when this instance has applied it.
     pub(super) async fn append(&self, key: RecordKey, value: Option<Bytes>) -> Result<Applied, WriteError> {
+        self.append_with(key, value, None).await
+    }
+
+    async fn append_with(&self, key: RecordKey, value: Option<Bytes>, header: Option<Header>) -> Result<Applied, WriteError> {
         let (mut waiting, mark) = self.shared.pending.register();
         let record = Append {
             topic: Arc::clone(&self.topic),
             partition: Some(super::PARTITION),
             key: Some(Bytes::from(key.to_string())),
             value,
-            headers: vec![(Cow::Borrowed(MARK), mark)],
+            headers: header.into_iter().chain([(Cow::Borrowed(MARK), mark)]).collect(),
         };
         let mut results = self.log.append(vec![record]).await;
         results.pop().expect("one result for each record")?;

@@ -35,7 +35,7 @@ use crate::{
         Append, From, Log, LogError, Reader, Record,
         record::{DeadLetter, DeadThing, decode_dead_letter, encode_delivery},
     },
-    model::{Clock, Delivery, Purpose, Text, TopicPartition},
+    model::{Clock, DeadReason, Delivery, Purpose, Text, TopicPartition},
     telemetry::Metrics,
 };
 
@@ -292,13 +292,16 @@ impl DeadLetters {
             DeadThing::Delivery(delivery) => {
                 let accepted_at = self.clock.now();
                 let registry_offset = known_at.max(delivery.registry_offset);
+                // What its filter could not decide is put to it once more.
+                let reason = (letter.reason == DeadReason::FilterUndecided).then(|| Text::from_static(Delivery::UNFILTERED));
                 let again = Delivery {
                     attempts: 0,
                     accepted_at,
                     due_at: None,
                     registry_offset,
-                    purpose: Purpose::Redrive,
-                    reason: None,
+                    // The history of its ticket goes on.
+                    purpose: if delivery.purpose == Purpose::Agent { Purpose::Agent } else { Purpose::Redrive },
+                    reason,
                     ..*delivery
                 };
                 Ok(encode_delivery(&again).to(self.events.clone()))

@@ -5,9 +5,11 @@
 //! Until then the append is tried again, for as long as this instance owns the partition; once it does not, nothing is appended and
 //! nothing acknowledged, for the new owner sends again.
 //!
-//! [`dead_letter`] is the view of the dead-letter topic and the way back out of it, [`journal`] the record of attempts.
+//! [`dead_letter`] is the view of the dead-letter topic and the way back out of it, [`journal`] the record of attempts,
+//! [`history`] what a ticket remembers of what was sent because of it.
 
 pub mod dead_letter;
+pub mod history;
 pub mod journal;
 pub mod policy;
 pub mod retry;

@@ -298,6 +298,9 @@ impl Policy {
             | Failure::ResponseTimeout
             | Failure::BodyTimeout
             | Failure::Protocol(_)
+            // The receiver has said nothing yet.
+            | Failure::Token { .. }
+            | Failure::Unreachable { .. }
             | Failure::Local(_) => false,
         }
     }
@@ -319,7 +322,7 @@ impl Policy {
 
 /// Our own fault uses up no attempt of the delivery.
 pub fn uses_up_an_attempt(failure: &Failure) -> bool {
-    !matches!(failure, Failure::Local(_))
+    !matches!(failure, Failure::Local(_) | Failure::Unreachable { ours: true, .. })
 }
 
 #[cfg(test)]
@@ -355,6 +358,8 @@ mod tests {
         let asked = |seconds, attempt: Attempt| Attempt { retry_after: Some(Duration::from_secs(seconds)), ..attempt };
         let standard = policy(|_| ());
         let strict = policy(|config| config.final_answers = vec!["4xx".parse().expect("a class"), "308".parse().expect("a status")]);
+        let unreachable = |ours| Failure::Unreachable { text: "x".into(), ours };
+        let no_token = Failure::Token { cause: Box::new(Failure::Status(401)), text: "token endpoint: status 401".into() };
         for (name, policy, attempt, expected) in [
             ("delivered", &standard, attempt(3, Outcome::Delivered), Settlement::Acknowledge),
             ("first failure", &standard, failed(1, Failure::Refused), retry(30, 30)),
@@ -368,6 +373,9 @@ mod tests {
             ("a redirect that is named", &strict, failed(1, Failure::Redirect(308)), Settlement::DeadLetter(Final)),
             ("and one that is not", &strict, failed(1, Failure::Redirect(301)), retry(30, 30)),
             ("a 500 that is not", &strict, failed(1, Failure::Status(500)), retry(30, 30)),
+            ("no way to it, and it may be ours", &standard, failed(9, unreachable(true)), retry(30, 30)),
+            ("no way to it alone", &standard, failed(9, unreachable(false)), Settlement::DeadLetter(Exhausted)),
+            ("no token is no answer of the receiver", &strict, failed(1, no_token.clone()), retry(30, 30)),
             ("no payload", &standard, failed(1, Failure::Payload("x".into())), Settlement::DeadLetter(Final)),
             ("our own fault", &standard, failed(1, Failure::Local("x".into())), retry(30, 30)),
             ("never exhausts", &standard, failed(9, Failure::Local("x".into())), retry(30, 30)),
@@ -390,6 +398,26 @@ mod tests {
         assert_eq!(policy.decide(&attempt(2), &delivery(now()), &endpoint, now(), 0.0), Settlement::DeadLetter(DeadReason::Exhausted));
         endpoint.retry = Some(RetrySchedule(vec![]));
         assert_eq!(policy.decide(&attempt(1), &delivery(now()), &endpoint, now(), 0.0), Settlement::DeadLetter(DeadReason::Exhausted));
+    }
+
+    /// WIRE.md 1.5, rows "Retry spacing" and "Retry count".
+    #[test]
+    fn the_preset_of_zenvia_is_thirty_retries_at_least_thirty_seconds_apart() {
+        let mut endpoint = endpoint();
+        endpoint.retry = Some(RetrySchedule::zenvia());
+        let policy = policy(|_| ());
+        let decide = |number, random| {
+            let attempt = attempt(number, Outcome::Failed(Failure::ResponseTimeout));
+            policy.decide(&attempt, &delivery(now()), &endpoint, now(), random)
+        };
+        for number in 1..=30 {
+            assert_eq!(decide(number, 0.0), retry(30, 30), "after attempt {number}");
+            for random in [0.5, 1.0] {
+                let Settlement::Retry { tier, due_at } = decide(number, random) else { panic!("after attempt {number}") };
+                assert!(tier == seconds(30) && due_at > now() + seconds(30), "jitter only lengthens");
+            }
+        }
+        assert_eq!(decide(31, 0.0), Settlement::DeadLetter(DeadReason::Exhausted), "the first attempt and thirty retries");
     }
 
     #[test]

@@ -14,7 +14,10 @@ use ::metrics::Counter;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::policy::{Policy, uses_up_an_attempt};
+use super::{
+    history::History,
+    policy::{Policy, uses_up_an_attempt},
+};
 use crate::{
     log::{
         Append, Log, LogError, Record,
@@ -57,6 +60,8 @@ pub struct Settler {
     rooms: u32,
     /// `posthaste_deliveries_total{result="delivered"}`, so that nothing is looked up where most deliveries end.
     delivered: Counter,
+    /// Where outcomes of what agents send are kept.
+    history: Option<Arc<History>>,
 }
 
 /// A delivery that leaves the memory without an attempt.
@@ -82,6 +87,8 @@ struct Owed {
 
 #[derive(Clone, Copy)]
 enum Becomes {
+    /// What is no delivery any more.
+    Other,
     Retry,
     Spilled(&'static str),
     Dead(DeadReason),
@@ -100,7 +107,8 @@ impl Settler {
             Some(tier) => Err(format!("the retry tier {} has no topic", humantime::format_duration(*tier))),
             None => {
                 let delivered = metrics.deliveries_total.with("delivered").clone();
-                let settler = Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered };
+                let settler =
+                    Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered, history: None };
                 Ok(settler.with_room(ROOM))
             }
         }
@@ -110,6 +118,11 @@ impl Settler {
     pub fn with_room(self, bytes: usize) -> Settler {
         let rooms = u32::try_from(bytes >> 10).unwrap_or(u32::MAX >> 4).clamp(1, u32::MAX >> 4);
         Settler { room: Semaphore::new(rooms as usize), rooms, ..self }
+    }
+
+    /// Keeps the outcomes of what agents send in the histories of tickets, before anything is acknowledged.
+    pub fn with_history(self, history: Arc<History>) -> Settler {
+        Settler { history: Some(history), ..self }
     }
 
     /// Waits for room for so many bytes; more than there is in all takes all of it.
@@ -126,6 +139,8 @@ impl Settler {
     pub async fn settle(&self, attempt: &Attempt, mut delivery: Delivery, endpoint: &Endpoint, ack: Ack) -> Settlement {
         let failure = match &attempt.outcome {
             Outcome::Delivered => {
+                delivery.attempts = attempt.number;
+                self.remember(&delivery, &Settlement::Acknowledge, &describe(attempt), &ack).await;
                 self.acknowledge(&delivery, ack);
                 return Settlement::Acknowledge;
             }
@@ -147,10 +162,23 @@ impl Settler {
             Settlement::Acknowledge => self.acknowledge(&delivery, ack),
             Settlement::Retry { .. } | Settlement::DeadLetter(_) => {
                 let _room = self.room(delivery.event.weight()).await;
+                self.remember(&delivery, &settlement, detail, &ack).await;
                 let owed = self.owe(settlement, delivery, ack, Becomes::Retry, detail);
                 self.append(vec![owed]).await;
             }
         }
+    }
+
+    async fn remember(&self, delivery: &Delivery, settlement: &Settlement, detail: &str, ack: &Ack) {
+        if let Some(history) = self.history.as_ref().filter(|_| delivery.purpose == Purpose::Agent) {
+            history.keep(delivery, settlement, detail, ack).await;
+        }
+    }
+
+    /// Appends what an event has become instead of deliveries of its own, and acknowledges it when that is durable.
+    pub async fn become_of(&self, append: Append, origin: Position, ack: Ack) {
+        let _room = self.room(append.value.as_ref().map_or(0, Bytes::len)).await;
+        self.append(vec![Owed { append, ack, origin, purpose: None, becomes: Becomes::Other }]).await;
     }
 
     /// Moves one delivery out of memory without using up an attempt.
@@ -174,12 +202,17 @@ impl Settler {
 
     async fn spill_part(&self, spills: Vec<Spill>) {
         let now = self.clock.now();
-        let owed = spills.into_iter().map(|Spill { mut delivery, wait, ack, reason }| {
+        const TOO_OLD: &str = "it has waited for longer than retry.max_age";
+        let mut owed = Vec::with_capacity(spills.len());
+        for Spill { mut delivery, wait, ack, reason } in spills {
             let settlement = self.policy.spill(wait, &delivery, now);
+            if matches!(settlement, Settlement::DeadLetter(_)) {
+                self.remember(&delivery, &settlement, TOO_OLD, &ack).await;
+            }
             delivery.reason.get_or_insert(Text::from_static(reason));
-            self.owe(settlement, delivery, ack, Becomes::Spilled(reason), "it has waited for longer than retry.max_age")
-        });
-        self.append(owed.collect()).await;
+            owed.push(self.owe(settlement, delivery, ack, Becomes::Spilled(reason), TOO_OLD));
+        }
+        self.append(owed).await;
     }
 
     /// Ends a delivery that is not attempted (any more): its endpoint is inactive, disabled or deleted, or it has expired.
@@ -266,6 +299,7 @@ impl Settler {
 
     fn done(&self, owed: Owed) {
         let result = match owed.becomes {
+            Becomes::Other => "other",
             Becomes::Retry => {
                 self.metrics.retries_total.increment(1);
                 "retried"
@@ -313,8 +347,10 @@ pub fn describe(attempt: &Attempt) -> String {
             | Failure::Tls(text)
             | Failure::Protocol(text)
             | Failure::Payload(text)
+            | Failure::Unreachable { text, .. }
             | Failure::Local(text)),
         ) => format!("{}: {text}", failure.class()),
+        Outcome::Failed(Failure::Token { text, .. }) => format!("{text} after {elapsed:.3} s"),
         Outcome::Failed(
             failure @ (Failure::UnknownHost
             | Failure::Refused

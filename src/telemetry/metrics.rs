@@ -45,6 +45,8 @@ const OUTCOMES: &[&str] = &[
     "status_4xx",
     "status_5xx",
     "payload",
+    "token_endpoint",
+    "unreachable",
     "local",
 ];
 
@@ -102,10 +104,13 @@ metrics! {
     counter events_total "posthaste_events_total" Count ["result": &["matched", "unmatched", "unparsable", "tombstone", "too_large"]]
         "Records read from the source topics, by what became of them";
     counter routed_total "posthaste_routed_total" Count "Deliveries made of events: one for each endpoint that wants the event";
+    counter filtered_total "posthaste_filtered_total" Count ["result": &["matched", "unmatched", "failed", "undecided"]]
+        "Filters and conditions evaluated, by result; `failed` (a field that is not there) is no match, `undecided` goes to the dead letters";
+    gauge filter_waiting "posthaste_filter_waiting" Count "Deliveries that wait for their filter";
     counter ingest_events_total "posthaste_ingest_events_total" Count ["result": &["stored", "refused", "failed"]]
         "Events that came in over HTTP: stored durably, refused as wrong, or failed because the log could not take them";
     counter deliveries_total "posthaste_deliveries_total" Count
-        ["result": &["delivered", "retried", "spilled", "exhausted", "final", "expired", "endpoint_inactive", "endpoint_disabled", "endpoint_deleted"]]
+        ["result": &["delivered", "retried", "spilled", "exhausted", "final", "expired", "endpoint_inactive", "endpoint_disabled", "endpoint_deleted", "filter_undecided"]]
         "Deliveries settled, by result; `retried` and `spilled` ones come back";
     counter attempts_total "posthaste_attempts_total" Count ["outcome": OUTCOMES] "HTTP requests, by outcome";
     histogram delivery_seconds "posthaste_delivery_seconds" Seconds "From the append of the event to the 2xx, retries included";
@@ -119,12 +124,12 @@ metrics! {
     gauge queued_bytes_limit "posthaste_queued_bytes_limit" Bytes "The bound of posthaste_queued_bytes (scheduler.memory)";
     gauge in_flight "posthaste_in_flight" Count ["lane": LANES] "Requests in flight";
     gauge slots "posthaste_slots" Count "The bound of posthaste_in_flight (scheduler.slots)";
-    counter spilled_total "posthaste_spilled_total" Count ["reason": &["queue_full", "degraded_wait", "window", "fan_out", "drain", "cut_off"]]
+    counter spilled_total "posthaste_spilled_total" Count ["reason": &["queue_full", "degraded_wait", "window", "fan_out", "drain", "cut_off", "filter"]]
         "Deliveries moved to a retry tier without using up an attempt, by reason";
     counter retries_total "posthaste_retries_total" Count "Deliveries handed to a retry tier after a failed attempt";
     gauge retries_waiting "posthaste_retries_waiting" Count "Deliveries held by this instance's tier readers until they are due";
     counter dead_letters_total "posthaste_dead_letters_total" Count
-        ["reason": &["exhausted", "final", "expired", "endpoint_inactive", "endpoint_disabled", "endpoint_deleted", "unparsable", "too_large"]]
+        ["reason": &["exhausted", "final", "expired", "endpoint_inactive", "endpoint_disabled", "endpoint_deleted", "unparsable", "too_large", "filter_undecided"]]
         "Dead letters written, by reason";
     gauge dead_letters "posthaste_dead_letters" Count "Dead letters in the index that were not redriven";
     gauge endpoints "posthaste_endpoints" Count ["state": &["active", "degraded", "inactive", "disabled"]] "Registered endpoints, by state";
@@ -148,6 +153,8 @@ metrics! {
         "1 while the sources do not poll for that reason";
     gauge registry_offset "posthaste_registry_offset" Count "Offset up to which this instance has applied the registry";
     gauge registry_behind_seconds "posthaste_registry_behind_seconds" Seconds "How long the registry view has been behind its topic";
+    counter agent_sendings_total "posthaste_agent_sendings_total" Count "Ticket events that met the condition of an agent";
+    gauge ticket_history "posthaste_ticket_history" Count "Entries of ticket histories in the index";
     counter journal_dropped_total "posthaste_journal_dropped_total" Count "Attempts that could not be journalled; their deliveries are not affected";
     counter api_requests_total "posthaste_api_requests_total" Count ["status": &["2xx", "3xx", "4xx", "5xx"]] "Management API requests, by class of answer";
     gauge build_info "posthaste_build_info" Count ["version": &[env!("CARGO_PKG_VERSION")]] "1, with the version";

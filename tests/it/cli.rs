@@ -395,3 +395,23 @@ fn ctrl_c_ends_the_demo_soon_and_with_a_true_summary() {
     assert!(took < DEMO_ENDS_WITHIN, "{took:?}: {lines:#?}");
     judge_summary(&lines);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_created_listed_and_deleted() {
+    let daemon = Site::new(Backend::Standalone).start().await;
+    let made = output(&daemon, &["token", "create", "partner", "--kind", "signature", "--role", "developer", "--tenant", "acme"]);
+    assert!(made.contains("key     phk_") && made.contains("secret  phs_"), "{made}");
+    let csv = output(&daemon, &["token", "create", "ci", "--csv"]);
+    assert!(
+        csv.starts_with("id,name,kind,role,tenant,createdAt,key,secret\r\ntok_") && csv.contains(",ci,standard,viewer,default,"),
+        "{csv}"
+    );
+    let list = output(&daemon, &["token", "list", "--tenant", "acme"]);
+    let row = list.lines().find(|line| line.contains("partner")).unwrap_or_else(|| panic!("{list}"));
+    assert!(row.contains("signature") && row.contains("developer") && !list.contains("phk_") && !list.contains("ci"), "{list}");
+    let id = row.split_whitespace().next().expect("an id");
+    assert!(output(&daemon, &["token", "delete", id]).contains(id));
+    assert!(failure(&daemon, &["token", "delete", id]).contains(id));
+    assert!(!output(&daemon, &["token", "list"]).contains("partner"));
+    daemon.stop().await;
+}

@@ -16,6 +16,7 @@ use crate::support::{
     daemon::{ADMIN_TOKEN, Backend, Site, event},
     receiver::{Answer, Received, Receiver},
     redis::Server,
+    signed,
 };
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -38,6 +39,55 @@ async fn a_deleted_token_is_refused_everywhere_within_a_second() {
         assert!(deleted.elapsed() < Duration::from_secs(1), "still accepted by the other instance");
     }
     assert_eq!(second.call_as(ADMIN_TOKEN, Method::GET, "/v1/endpoints", None).await.0, StatusCode::OK);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_token_is_checked_by_every_instance_and_refused_everywhere_within_a_second_after_it_was_deleted() {
+    let site = Site::new(Backend::Cluster);
+    let (first, second) = (site.start().await, site.start().await);
+    let new = json!({ "name": "partner", "kind": "signature", "role": "developer" });
+    let token = first.ok(Method::POST, "/v1/tokens", Some(new)).await;
+    let text = |name: &str| token[name].as_str().unwrap_or_else(|| panic!("no {name} in {token}")).to_owned();
+    let (id, key, secret) = (text("id"), text("key"), text("secret"));
+    let body = json!({ "eventType": "CONVERSATION_STATUS", "webhook": { "url": "https://example.com/" } });
+    let deadline = tokio::time::Instant::now() + WITHIN;
+    while signed::call(&second, &key, &secret, Method::GET, "/v2/subscriptions", None).await.0 != StatusCode::OK {
+        assert!(tokio::time::Instant::now() < deadline, "the other instance never learned of the token");
+    }
+    for daemon in [&first, &second] {
+        let (status, answer) = signed::call(daemon, &key, &secret, Method::POST, "/v2/subscriptions", Some(body.clone())).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let (status, answer) = signed::call(daemon, &key, "another", Method::POST, "/v2/subscriptions", Some(body.clone())).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+        assert_eq!(daemon.call_as(&key, Method::GET, "/v1/endpoints", None).await.0, StatusCode::UNAUTHORIZED, "without a signature");
+    }
+    let used = first.ok(Method::GET, &format!("/v1/tokens/{id}"), None).await;
+    assert!(used["lastUsedAt"].is_string(), "{used}");
+    first.ok(Method::DELETE, &format!("/v1/tokens/{id}"), None).await;
+    let deleted = tokio::time::Instant::now();
+    while signed::call(&second, &key, &secret, Method::GET, "/v2/subscriptions", None).await.0 != StatusCode::UNAUTHORIZED {
+        assert!(deleted.elapsed() < Duration::from_secs(1), "still accepted by the other instance");
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_subscriptions_that_are_made_on_two_instances_at_once_two_stay() {
+    let site = Site::new(Backend::Cluster);
+    let (first, second) = (site.start().await, site.start().await);
+    let body = json!({ "eventType": "MESSAGE", "webhook": { "url": "https://example.com/" }, "criteria": { "channel": "sms" } });
+    let tries = (0..8).map(|n| [&first, &second][n % 2].call(Method::POST, "/v2/subscriptions", Some(body.clone())));
+    let answers = futures_util::future::join_all(tries).await;
+    let made = answers.iter().filter(|(status, _)| *status == StatusCode::OK).count();
+    let refused = answers.iter().filter(|(status, answer)| *status == StatusCode::CONFLICT && answer["code"] == "DUPLICATED").count();
+    assert_eq!((made, refused), (2, 6), "{answers:?}");
+    for daemon in [&first, &second] {
+        daemon.until_metric("posthaste_endpoints{state=\"active\"", WITHIN, |count| count == 2.0).await;
+        assert_eq!(daemon.ok(Method::GET, "/v2/subscriptions", None).await.as_array().map(Vec::len), Some(2));
+    }
     first.stop().await;
     second.stop().await;
 }

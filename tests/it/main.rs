@@ -2,9 +2,11 @@
 
 mod support;
 
+mod agents;
 mod bad_input;
 mod cli;
 mod crash;
+mod filters;
 mod fleet;
 mod hostile;
 mod hub;
@@ -12,8 +14,10 @@ mod kafka_log;
 mod log_contract;
 mod log_contract_kafka;
 mod main_job;
+mod oauth;
 mod observability;
 mod reload;
 mod retries;
 mod round_trip;
 mod suspension;
+mod zenvia;

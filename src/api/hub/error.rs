@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::{
-    api::{error::Problem, is_below},
+    api::{error::Problem, shape::is_below},
     model::FieldError,
     registry::WriteError,
 };

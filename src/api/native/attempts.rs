@@ -35,7 +35,7 @@ pub struct AttemptView {
     /// Of the answer, if there was one.
     status: Option<u16>,
     elapsed_ms: f64,
-    /// `event`, `test`, `replay` or `redrive`.
+    /// `event`, `test`, `replay`, `redrive` or `agent`.
     #[schema(value_type = String)]
     purpose: Purpose,
     detail: Option<String>,

@@ -13,7 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ListQuery, Page, events::Accepted, status, view::EndpointView};
+use super::{
+    ListQuery, Page,
+    events::Accepted,
+    status,
+    view::{Configured, EndpointView},
+};
 use crate::{
     api::{
         Context, Shared,
@@ -21,13 +26,13 @@ use crate::{
         error::Problem,
         input::{Document, Id, Params, limit},
     },
-    delivery::address,
     log::record::{encode_delivery, name_field, unplaced},
     model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
     registry::{
         Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
     },
+    routing::filter::Filter,
 };
 
 /// Fields that are shown and cannot be set: a document that was read can be sent back as it is.
@@ -105,7 +110,16 @@ impl FromRequest<Context> for Patch {
         if let Some(Value::Object(auth)) = fields.get_mut("auth") {
             auth.remove("configured");
         }
+        ["auth", "tls"].iter().for_each(|field| fields.get_mut(*field).into_iter().for_each(without_placeholders));
         Ok(Patch(fields))
+    }
+}
+
+/// Takes out what stands in the place of secrets: they stay as they are.
+fn without_placeholders(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.retain(|_, value| !Configured::is_placeholder(value));
+        fields.values_mut().for_each(without_placeholders);
     }
 }
 
@@ -123,32 +137,8 @@ pub async fn patch(
 ) -> Result<Json<EndpointView>, Problem> {
     caller.need(Role::Developer)?;
     visible(&context, &caller, &id)?;
-    let positions =
-        if fields.get("status").is_some_and(|status| status == "disabled") { Some(status::positions(&context).await?) } else { None };
-    let mut moved = false;
-    let mut refused = None;
-    let result = context
-        .registry
-        .update_endpoint(&id, |entry| {
-            let patched = merged(&entry.endpoint, &fields).and_then(|spec| checked(spec, &context));
-            let new = patched.map_err(|problem| {
-                refused = Some(problem);
-                WriteError::Invalid(Vec::new())
-            })?;
-            moved = new.url != entry.endpoint.url;
-            let mut draft = Draft::of(entry);
-            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
-            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), context.clock.now());
-            Ok(draft)
-        })
-        .await;
-    if let Some(problem) = refused {
-        return Err(problem);
-    }
-    let entry = result?;
-    if moved {
-        context.health.report(&entry.endpoint.id, Observation::UrlChanged);
-    }
+    let disables = fields.get("status").is_some_and(|status| status == "disabled");
+    let entry = change(&context, &id, disables, |entry| merged(&entry.endpoint, &fields)).await?;
     tracing::info!(endpoint = %id, fields = ?fields.keys().collect::<Vec<_>>(), "endpoint changed");
     let made_secret = fields.contains_key("signing") && !fields.contains_key("secret");
     Ok(Json(if made_secret { EndpointView::with_secret(&context, &entry) } else { EndpointView::of(&context, &entry) }))
@@ -160,10 +150,7 @@ pub async fn patch(
 pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
     caller.need(Role::Developer)?;
     visible(&context, &caller, &id)?;
-    let entry = context.registry.delete_endpoint(&id).await?;
-    context.health.forget(&entry.endpoint.id);
-    context.journal.forget(&entry.endpoint.id);
-    tracing::info!(endpoint = %id, "endpoint deleted");
+    remove(&context, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -286,6 +273,74 @@ pub async fn test(
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
+/// Changes an endpoint to what `make` makes of it. All checks are made before anything is stored; health learns of a URL that moved. `disables`:
+/// whether it may be disabled by that, for then it has to be known where the sources are.
+pub async fn change(
+    shared: &Shared,
+    id: &str,
+    disables: bool,
+    make: impl Fn(&Entry) -> Result<EndpointSpec, Problem>,
+) -> Result<Entry, Problem> {
+    let positions = if disables { Some(status::positions(shared).await?) } else { None };
+    let mut moved = false;
+    let mut refused = None;
+    let result = shared
+        .registry
+        .update_endpoint(id, |entry| {
+            let new = make(entry).and_then(|spec| checked(spec, shared)).map_err(|problem| {
+                refused = Some(problem);
+                WriteError::Invalid(Vec::new())
+            })?;
+            moved = new.url != entry.endpoint.url;
+            let mut draft = Draft::of(entry);
+            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
+            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), shared.clock.now());
+            Ok(draft)
+        })
+        .await;
+    if let Some(problem) = refused {
+        return Err(problem);
+    }
+    let entry = result?;
+    if moved {
+        shared.health.report(&entry.endpoint.id, Observation::UrlChanged);
+    }
+    Ok(entry)
+}
+
+/// The document of an endpoint as it is: where a change begins.
+pub fn document(entry: &Entry) -> EndpointSpec {
+    EndpointSpec::of(&entry.endpoint)
+}
+
+/// Deletes an endpoint and what is known of it.
+pub async fn remove(shared: &Shared, id: &str) -> Result<(), Problem> {
+    if let Some(agent) = shared.registry.agent_of(id) {
+        return Err(Problem::conflict(format!("the agent `{}` tells this endpoint: give it another one or delete it first", agent.id)));
+    }
+    let entry = shared.registry.delete_endpoint(id).await?;
+    shared.health.forget(&entry.endpoint.id);
+    shared.journal.forget(&entry.endpoint.id);
+    tracing::info!(endpoint = %id, "endpoint deleted");
+    Ok(())
+}
+
+/// All endpoints of a tenant (none: of all) that are wanted, in the order of their ids. Read in pages, so that the registry can go on in between.
+pub fn all(shared: &Shared, tenant: Option<&str>, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    const PAGE: usize = 1_000;
+    let mut found = Vec::new();
+    let mut after: Option<Text> = None;
+    loop {
+        let page = shared.registry.endpoints(tenant, after.as_deref(), PAGE);
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|entry| entry.endpoint.id.clone());
+        found.extend(page.into_iter().filter(|entry| wanted(entry)));
+        if is_last {
+            return found;
+        }
+    }
+}
+
 /// The endpoint, if it is there for this caller.
 pub fn visible(shared: &Shared, caller: &Caller, id: &str) -> Result<Entry, Problem> {
     let entry = shared.registry.get(id).filter(|entry| caller.sees(&entry.endpoint.tenant));
@@ -296,15 +351,16 @@ fn why_not_served(entry: &Entry) -> &'static str {
     if entry.endpoint.status == Status::Disabled { "disabled" } else { "suspended because of its health" }
 }
 
-/// All checks: those of the document, and whether the address may be delivered to.
+/// All checks: those of the document, and whether the addresses may be delivered to.
 pub fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
-    let addresses: &address::Policy = &shared.addresses;
-    let url = crate::model::EndpointUrl::parse(&spec.url).ok();
-    let refused = url.and_then(|url| addresses.check_url(&url).err()).map(|refused| FieldError::new("url", refused.to_string()));
-    match (spec.check(shared.clock.now()), refused) {
-        (Ok(endpoint), None) => Ok(endpoint),
-        (Ok(_), Some(refused)) => Err(Problem::invalid(vec![refused])),
-        (Err(mut errors), refused) => {
+    let mut refused = shared.addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
+    refused.extend(spec.filter.as_deref().and_then(|filter| Filter::compile(filter).err()).map(|wrong| wrong.of_field("filter")));
+    match spec.check(shared.clock.now()) {
+        Ok(endpoint) if refused.is_empty() => Ok(endpoint),
+        Ok(_) => Err(Problem::invalid(refused)),
+        Err(mut errors) => {
+            // Of one field the document's own checks say enough.
+            refused.retain(|error| errors.iter().all(|known| known.path != error.path));
             errors.extend(refused);
             Err(Problem::invalid(errors))
         }

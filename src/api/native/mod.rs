@@ -4,8 +4,10 @@ pub mod endpoints;
 pub mod events;
 pub mod status;
 
+mod agents;
 mod attempts;
 mod dead_letters;
+mod filters;
 mod replays;
 mod tenants;
 mod tokens;
@@ -73,4 +75,8 @@ pub fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(replays::list, replays::create))
         .routes(routes!(replays::get, replays::delete))
         .routes(routes!(attempts::list))
+        .routes(routes!(filters::test))
+        .routes(routes!(agents::list, agents::create))
+        .routes(routes!(agents::get, agents::patch, agents::delete))
+        .routes(routes!(agents::history))
 }

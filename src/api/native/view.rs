@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     model::{HealthRecord, Timestamp, time::timestamp_from_ms},
     registry::{
         Entry,
-        spec::{AuthSpec, EndpointSpec, RetrySpec, SecretText, Secrets},
+        spec::{AuthSpec, EndpointSpec, RetrySpec, SecretText, Secrets, TlsSpec},
     },
 };
 
@@ -31,6 +32,8 @@ pub struct EndpointView {
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<SecretText>,
     auth: AuthView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsView>,
     headers: BTreeMap<String, String>,
     rate: Option<String>,
     concurrency: Option<u32>,
@@ -49,6 +52,7 @@ pub struct EndpointView {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct AuthView {
     #[serde(rename = "type")]
     kind: String,
@@ -58,8 +62,40 @@ pub struct AuthView {
     username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// Where access tokens come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    /// Headers of the token request, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, Configured>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    query_params: BTreeMap<String, Configured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_secret: Option<Configured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<Configured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_in: Option<u64>,
     /// Whether there is a secret, which is never shown.
     configured: bool,
+}
+
+/// What stands in the place of a secret. Sent back in a change, it leaves the secret as it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Configured {
+    configured: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TlsView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Configured>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -95,6 +131,7 @@ impl EndpointView {
             signing: spec.signing.unwrap_or_default(),
             secret: None,
             auth: AuthView::of(spec.auth),
+            tls: spec.tls.map(TlsView::of),
             headers: spec.headers,
             rate: spec.rate,
             concurrency: spec.concurrency,
@@ -114,12 +151,45 @@ impl EndpointView {
     }
 }
 
+impl Configured {
+    fn of<T>(secret: Option<T>) -> Option<Configured> {
+        secret.map(|_| Configured { configured: true })
+    }
+
+    fn each(secrets: BTreeMap<String, SecretText>) -> BTreeMap<String, Configured> {
+        secrets.into_keys().map(|name| (name, Configured { configured: true })).collect()
+    }
+
+    /// Whether a value of a change is what stands in the place of a secret.
+    pub fn is_placeholder(value: &Value) -> bool {
+        value.as_object().is_some_and(|object| object.len() == 1 && object.contains_key("configured"))
+    }
+}
+
 impl AuthView {
     fn of(spec: Option<AuthSpec>) -> AuthView {
-        match spec {
-            None => AuthView { kind: "none".into(), header: None, username: None, name: None, configured: false },
-            Some(spec) => AuthView { kind: spec.kind, header: spec.header, username: spec.username, name: spec.name, configured: true },
+        let configured = spec.is_some();
+        let spec = spec.unwrap_or_else(|| AuthSpec { kind: "none".into(), ..AuthSpec::default() });
+        AuthView {
+            kind: spec.kind,
+            header: spec.header,
+            username: spec.username,
+            name: spec.name,
+            url: spec.url,
+            headers: Configured::each(spec.headers),
+            query_params: Configured::each(spec.query_params),
+            client_id: spec.client_id,
+            client_secret: Configured::of(spec.client_secret),
+            refresh_token: Configured::of(spec.refresh_token),
+            expires_in: spec.expires_in,
+            configured,
         }
+    }
+}
+
+impl TlsView {
+    fn of(spec: TlsSpec) -> TlsView {
+        TlsView { certificate: spec.certificate, key: Configured::of(spec.key), ca: spec.ca }
     }
 }
 

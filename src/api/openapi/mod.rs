@@ -22,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use super::Context;
 
 const DESCRIPTION: &str = "Events in, signed webhooks out. Every request needs a token, as `Authorization: Bearer …` or `X-API-TOKEN: …`; \
-     errors are problem documents (RFC 9457).";
+     errors are problem documents (RFC 9457), and below the paths of a product they have its shape.";
 
 /// Adds what no route says: title, version, how to authenticate.
 pub fn describe(routes: OpenApiRouter<Context>) -> OpenApiRouter<Context> {
@@ -32,8 +32,21 @@ pub fn describe(routes: OpenApiRouter<Context>) -> OpenApiRouter<Context> {
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()));
     components.add_security_scheme("token", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-TOKEN"))));
+    // What a request with a signature token carries beside the token (WIRE.md 1.2), and where Conversion's older paths take the token.
+    let signature = ApiKeyValue::with_description(
+        "X-API-Signature",
+        "Beside the key of a signature token, with a `Date`: base64 of the HMAC-SHA256, by the secret of the token, of six lines joined by line \
+         feeds: method, MD5 of the body in lower-case hexadecimal (empty without a body), `Content-Type` (empty without a body), `Date`, host, \
+         path with query. The date may be 3 minutes old and 5 s ahead.",
+    );
+    components.add_security_scheme("signature", SecurityScheme::ApiKey(ApiKey::Header(signature)));
+    components.add_security_scheme("api-key", SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::new("api-key"))));
     let none: [&str; 0] = [];
-    document.security = Some(vec![SecurityRequirement::new("bearer", none), SecurityRequirement::new("token", none)]);
+    document.security = Some(vec![
+        SecurityRequirement::new("bearer", none),
+        SecurityRequirement::new("token", none),
+        SecurityRequirement::new("token", none).add("signature", none),
+    ]);
     routes
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::api::{error::Problem, hub, is_below};
+use crate::api::{conversion, error::Problem, hub, shape::is_below, zenvia};
 
 /// The routes of a product have error bodies of their own.
 struct Family {
@@ -28,10 +28,24 @@ struct Family {
     body: fn(&str, Problem) -> Value,
 }
 
+const JSON: &str = "application/json";
+
 /// The first that fits.
 const FAMILIES: &[Family] = &[
-    Family { paths: &["/v1/channels"], schema: "HubChannelError", content_type: "application/json", body: hub::error_body },
-    Family { paths: &["/v1/webhooks"], schema: "HubTemplateError", content_type: "application/json", body: hub::error_body },
+    Family { paths: &["/v1/channels"], schema: "HubChannelError", content_type: JSON, body: hub::error_body },
+    Family { paths: &["/v1/webhooks"], schema: "HubTemplateError", content_type: JSON, body: hub::error_body },
+    Family {
+        paths: conversion::PREFIXES,
+        schema: "ConversionError",
+        content_type: JSON,
+        body: |_, problem| json!(conversion::ErrorBody::of(&problem)),
+    },
+    Family {
+        paths: &[zenvia::PREFIX],
+        schema: "ZenviaError",
+        content_type: JSON,
+        body: |_, problem| json!(zenvia::ErrorBody::of(&problem)),
+    },
     Family { paths: &["/v1"], schema: "Problem", content_type: "application/problem+json", body: |_, problem| json!(problem) },
 ];
 

@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+const ZENVIA_TYPES: &[&str] =
+    &["MESSAGE", "MESSAGE_STATUS", "CONVERSATION_STATUS", "CONVERSATION_MESSAGE", "SUPPORT_EXPERT_AGENT", "CONTACT"];
+
 /// Fields that hold one of a few words: schema, field, words. They are text in the code, so that all that is wrong with a document can be told at once.
 /// `tests/api-fuzz` finds a word that is missing here or is none.
 const CLOSED: &[(&str, &str, &[&str])] = &[
@@ -9,6 +12,8 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("EndpointSpec", "format", &["standard", "cloudevents", "hub", "z_api", "chatwoot", "zenvia", "zenvia_v1", "conversion"]),
     ("EndpointSpec", "signing", &["standard", "hub", "none"]),
     ("EndpointSpec", "status", &["enabled", "disabled"]),
+    ("AuthSpec", "type", &["none", "bearer", "api_key", "basic", "custom_header", "oauth2"]),
+    ("AuthView", "type", &["none", "bearer", "api_key", "basic", "custom_header", "oauth2"]),
     ("EndpointView", "direction", &["IN", "OUT", "INTERNAL"]),
     ("EndpointView", "format", &["standard", "cloudevents", "hub", "z_api", "chatwoot", "zenvia", "zenvia_v1", "conversion"]),
     ("EndpointView", "signing", &["standard", "hub", "none"]),
@@ -18,6 +23,15 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("EventDocument", "priority", &["high", "normal", "low"]),
     ("NewToken", "role", &["viewer", "developer", "admin"]),
     ("TokenView", "role", &["viewer", "developer", "admin"]),
+    ("NewToken", "kind", &["standard", "signature"]),
+    ("TokenView", "kind", &["standard", "signature"]),
+    ("AgentView", "state", &["watching", "suspended"]),
+    ("ZenviaNewSubscription", "eventType", ZENVIA_TYPES),
+    ("ZenviaNewSubscription", "status", &["ACTIVE", "INACTIVE"]),
+    ("ZenviaNewSubscription", "version", &["v1", "v2"]),
+    ("ZenviaSubscriptionPatch", "status", &["ACTIVE", "INACTIVE"]),
+    ("ZenviaSubscription", "status", &["ACTIVE", "DEGRADED", "INACTIVE"]),
+    ("ZenviaSubscription", "version", &["v1", "v2"]),
     ("ReplayView", "state", &["running", "done", "cancelled", "failed"]),
     ("HubWebhookSpec", "status", &["ENABLED", "DISABLED"]),
     ("HubWebhook", "status", &["ENABLED", "DISABLED"]),

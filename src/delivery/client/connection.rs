@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep};
 use super::{
     super::{
         classify,
-        request::{Message, Prepared},
+        request::{Message, Target},
     },
     stream::{Heard, Stream},
 };
@@ -173,10 +173,15 @@ impl Drop for Exchanging {
 }
 
 impl Link {
+    /// For one exchange on a connection that nobody else will know.
+    pub fn alone(connection: Rc<Http2>) -> Link {
+        Link::Http2(Exchanging::new(connection))
+    }
+
     /// Sends the message and reads the answer until `deadline`. The answer's body is kept up to `limit` bytes and not read further.
     pub async fn exchange(
         &mut self,
-        prepared: &Prepared,
+        target: &Target,
         message: Message,
         mut deadline: Pin<&mut Sleep>,
         limit: usize,
@@ -184,9 +189,9 @@ impl Link {
         let sent = match self {
             Link::Http1(link) => {
                 link.heard.reset();
-                Either::Left(link.requests.try_send_request(prepared.http1(message)))
+                Either::Left(link.requests.try_send_request(target.http1(message)))
             }
-            Link::Http2(link) => Either::Right(link.0.requests.borrow_mut().try_send_request(prepared.http2(message))),
+            Link::Http2(link) => Either::Right(link.0.requests.borrow_mut().try_send_request(target.http2(message))),
         };
         let mut sent = pin!(sent);
         let head = poll_fn(|cx| {

@@ -57,8 +57,8 @@ impl Phase {
     pub fn timed_out(self, after: Duration) -> Failure {
         let after = humantime::format_duration(after);
         match self {
-            // The name may well exist: the silence is that of our resolver.
-            Phase::Resolving => Failure::Local(format!("the resolver did not answer within {after}")),
+            // The name may well exist: the silence is that of our resolver, or of the name's own servers.
+            Phase::Resolving => Failure::Unreachable { text: format!("the resolver did not answer within {after}"), ours: true },
             Phase::Connecting => Failure::ConnectTimeout,
             Phase::Tunnelling => Failure::Local(format!("the proxy did not answer within {after}")),
             Phase::Handshaking => Failure::TlsTimeout,
@@ -88,7 +88,7 @@ impl Connector {
             return Ok((Stream::plain(tcp, open), false));
         }
         phase.set(Phase::Handshaking);
-        let mut tls = HttpsConnector::from((Ready(Some(tcp)), Arc::clone(&self.shared.tls)));
+        let mut tls = HttpsConnector::from((Ready(Some(tcp)), Arc::clone(origin.tls.as_ref().unwrap_or(self.shared.tls.plain()))));
         let stream = tls.call(origin.url.clone()).await.map_err(|error| classify::handshake(&*error))?;
         Ok(Stream::encrypted(stream, open))
     }
@@ -96,13 +96,13 @@ impl Connector {
     async fn direct(&self, origin: &Origin, phase: &Cell<Phase>) -> Result<TcpStream, Failure> {
         phase.set(Phase::Resolving);
         let addresses = match &origin.host {
-            Host::Address(address) => vec![self.checked(*address)?],
+            Host::Address(address) => vec![self.checked(origin, *address)?],
             Host::Name(name) => {
                 let mut refused = None;
                 let found = self.resolve(name).await?;
                 let mut allowed = Vec::with_capacity(found.len().min(ADDRESSES));
                 for address in found {
-                    match self.checked(address) {
+                    match self.checked(origin, address) {
                         Ok(address) if allowed.len() < ADDRESSES => allowed.push(address),
                         Ok(_) => break,
                         Err(failure) => refused = Some(failure),
@@ -121,8 +121,12 @@ impl Connector {
     }
 
     /// The address, if the policy lets it be connected to.
-    fn checked(&self, address: IpAddr) -> Result<IpAddr, Failure> {
-        self.shared.policy.check(address).map(|()| address).map_err(|refused| Failure::AddressRefused(refused.to_string()))
+    fn checked(&self, origin: &Origin, address: IpAddr) -> Result<IpAddr, Failure> {
+        self.shared.policy.check(address).map_err(|refused| Failure::AddressRefused(refused.to_string()))?;
+        if origin.secret && !origin.https {
+            self.shared.policy.check_clear(address).map_err(|wrong| Failure::AddressRefused(format!("http to {address} {wrong}")))?;
+        }
+        Ok(address)
     }
 
     /// All addresses of a name, the two families taking turns (RFC 8305, 4).
@@ -148,13 +152,19 @@ impl Connector {
                 }
             }
             Err(error) if error.is_no_records_found() || error.is_nx_domain() => Err(Failure::UnknownHost),
-            Err(error) => Err(Failure::Local(format!("`{name}` cannot be resolved: {error}"))),
+            Err(error) => Err(Failure::Unreachable { text: format!("`{name}` cannot be resolved: {error}"), ours: true }),
         }
     }
 
     async fn tunnel(&self, origin: &Origin, proxy: &Proxy, phase: &Cell<Phase>) -> Result<TcpStream, Failure> {
-        if let Host::Address(address) = &origin.host {
-            self.checked(*address)?;
+        match &origin.host {
+            Host::Address(address) => drop(self.checked(origin, *address)?),
+            Host::Name(name) if origin.secret && !origin.https => {
+                return Err(Failure::AddressRefused(format!(
+                    "http to {name} through a proxy would carry the client's secret in clear: write https"
+                )));
+            }
+            Host::Name(_) => {}
         }
         phase.set(Phase::Tunnelling);
         let ours = |error: io::Error| Failure::Local(format!("delivery.proxy {}: {error}", proxy.address));
@@ -220,7 +230,7 @@ async fn open_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 
 /// Of two errors the later one, unless it only says that this machine has no route for the other family.
 fn telling(earlier: io::Error, later: io::Error) -> io::Error {
-    if matches!(classify::connect(&later), Failure::Local(_)) { earlier } else { later }
+    if matches!(classify::connect(&later), Failure::Local(_) | Failure::Unreachable { .. }) { earlier } else { later }
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {

@@ -21,19 +21,25 @@ use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 use http::Uri;
+use rustls::ClientConfig;
 
 use crate::model::EndpointUrl;
 
-/// Scheme, host and port of URLs, and the connections to them that nobody uses now.
+/// Scheme, host and port of URLs under one TLS identity, and the connections to them that nobody uses now.
 pub struct Origin {
     pub https: bool,
     pub host: Host,
     pub port: u16,
     /// Scheme and authority, for TLS names.
     pub url: Uri,
+    /// None: that of everybody without an identity.
+    tls: Option<Arc<ClientConfig>>,
+    /// Whether a client's secret travels there, which must not be in clear just anywhere.
+    secret: bool,
     idle: RefCell<Vec<Http1>>,
     shared: RefCell<Vec<Rc<Http2>>>,
     /// Whether the pool's clock hand comes by.
@@ -46,8 +52,13 @@ pub enum Host {
 }
 
 impl Origin {
-    /// `authority` as [`Origin::authority_of`] gives it.
-    fn new(url: &EndpointUrl, authority: &str) -> Result<Origin, String> {
+    /// Of a token endpoint: in nobody's pool, because a token is fetched now and then.
+    pub fn of_tokens(url: &EndpointUrl, tls: Option<Arc<ClientConfig>>) -> Result<Origin, String> {
+        Ok(Origin { secret: true, ..Origin::new(url, &authority_of(url)?, tls)? })
+    }
+
+    /// `authority` as [`authority_of`] gives it.
+    fn new(url: &EndpointUrl, authority: &str, tls: Option<Arc<ClientConfig>>) -> Result<Origin, String> {
         let host = match url.url().host() {
             Some(url::Host::Ipv4(address)) => Host::Address(address.into()),
             Some(url::Host::Ipv6(address)) => Host::Address(address.into()),
@@ -60,6 +71,8 @@ impl Origin {
             host,
             port: url.url().port_or_known_default().ok_or("the URL has no port")?,
             url: text.parse().map_err(|wrong| format!("the URL's host cannot be connected to: {wrong}"))?,
+            tls,
+            secret: false,
             idle: RefCell::default(),
             shared: RefCell::default(),
             listed: Cell::new(false),
@@ -78,4 +91,10 @@ impl Origin {
             None => format!("{}:{}", self.authority(), self.port),
         }
     }
+}
+
+/// Host and, where it is not the scheme's own, port.
+fn authority_of(url: &EndpointUrl) -> Result<String, String> {
+    let host = url.url().host_str().ok_or("the URL has no host")?;
+    Ok(url.url().port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }

@@ -14,10 +14,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Origin,
+    Origin, authority_of,
     connection::{Exchanging, Http2, Link},
+    tls::Tls,
 };
-use crate::model::EndpointUrl;
+use crate::model::{ClientTls, EndpointUrl};
 
 /// Origins that the clock hand looks at for one place.
 const STEPS: usize = 16;
@@ -43,15 +44,19 @@ impl Pool {
         Pool { limits, origins: RefCell::default(), hand: RefCell::default(), idle: Cell::new(0) }
     }
 
-    /// The origin of a URL: the same one for the same scheme, host and port, as long as anybody uses it.
-    pub fn origin(&self, url: &EndpointUrl) -> Result<Rc<Origin>, String> {
-        let host = url.url().host_str().ok_or("the URL has no host")?;
-        let authority = url.url().port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let key = format!("{}://{authority}", url.url().scheme());
+    /// The origin of a URL: the same one for the same scheme, host, port and TLS identity, as long as anybody uses it. Connections of one identity
+    /// are never another's: the receiver knows whom it talks to by the connection.
+    pub fn origin(&self, url: &EndpointUrl, identity: Option<&ClientTls>, tls: &Tls) -> Result<Rc<Origin>, String> {
+        let authority = authority_of(url)?;
+        let identity = identity.filter(|_| url.is_https());
+        let mut key = format!("{}://{authority}", url.url().scheme());
+        if let Some(identity) = identity {
+            key = format!("{key} {}", identity.fingerprint());
+        }
         if let Some(origin) = self.origins.borrow().get(&key) {
             return Ok(Rc::clone(origin));
         }
-        let origin = Rc::new(Origin::new(url, &authority)?);
+        let origin = Rc::new(Origin::new(url, &authority, identity.map(|identity| tls.of(identity)).transpose()?)?);
         self.origins.borrow_mut().insert(key, Rc::clone(&origin));
         Ok(origin)
     }

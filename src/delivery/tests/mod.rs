@@ -2,7 +2,9 @@
 
 mod answers;
 mod encrypted;
+mod identity;
 mod names;
+mod oauth;
 mod pooling;
 mod sending;
 
@@ -23,9 +25,14 @@ use crate::{
 
 /// Runs a scenario as a shard does: one thread, one `LocalSet`; one that hangs fails.
 fn run<T>(scenario: impl Future<Output = T>) -> T {
+    run_within(Duration::from_secs(30), scenario)
+}
+
+/// As [`run`], for scenarios that make time pass.
+fn run_within<T>(limit: Duration, scenario: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = LocalSet::new();
-    runtime.block_on(async { local.run_until(tokio::time::timeout(Duration::from_secs(30), scenario)).await.expect("the scenario hangs") })
+    runtime.block_on(async { local.run_until(tokio::time::timeout(limit, scenario)).await.expect("the scenario hangs") })
 }
 
 /// The deadlines are short here; what takes longer than this has passed its deadline by far.

@@ -194,6 +194,47 @@ fn a_proxy_is_asked_to_connect_and_its_word_is_classed() {
 }
 
 #[test]
+fn the_password_of_a_proxy_is_not_printed() {
+    let config = Config { proxy: Some("http://user:hunter2@proxy.example.com:3128".parse().unwrap()), ..config() };
+    let text = format!("{config:?}");
+    assert!(text.contains("http://proxy.example.com:3128") && !text.contains("hunter2"), "{text}");
+}
+
+/// WIRE.md section 0, row 11: what the Hub's receivers get unsigned, and what everybody else does.
+#[test]
+fn unsigned_requests_have_the_key_of_the_hub_or_the_id_of_the_event() {
+    run(async {
+        let (address, mut requests) = receiver().await;
+        let standard = || Signing::Standard { secrets: vec![Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")] };
+        let hub = || Signing::Hub { secret: Secret::new("0123456789abcdef".repeat(4)) };
+        // Format, signing; whether there is the Hub's key, an id and a time, and whether a long body is compressed.
+        for (format, signing, key, id, compressed) in [
+            (Format::Hub, Signing::None, true, false, true),
+            (Format::ZApi, Signing::None, true, false, true),
+            (Format::Chatwoot, Signing::None, true, false, true),
+            (Format::ZApi, hub(), true, false, true),
+            (Format::Standard, hub(), true, false, true),
+            (Format::Hub, standard(), true, true, false),
+            (Format::Standard, Signing::None, false, true, false),
+            (Format::CloudEvents, Signing::None, false, true, false),
+            (Format::Zenvia, Signing::None, false, true, false),
+            (Format::ZenviaV1, Signing::None, false, true, false),
+            (Format::Conversion, Signing::None, false, true, false),
+            (Format::Standard, standard(), false, true, false),
+        ] {
+            let name = format!("{format:?} {}", signing.as_str());
+            let endpoint = Endpoint { format, signing, ..endpoint(&format!("http://{address}/")) };
+            let seen = send(endpoint, &delivery(&format!(r#"{{"text":"{}"}}"#, "x".repeat(2000))), &mut requests).await;
+            assert_eq!(seen.headers.get("x-idempotency-key").is_some_and(|key| key == "hub.events:7:42"), key, "{name}");
+            for header in ["webhook-id", "webhook-timestamp"] {
+                assert_eq!(seen.headers.contains_key(header), id, "{name}: {header}");
+            }
+            assert_eq!(seen.headers.contains_key("content-encoding"), compressed, "{name}");
+        }
+    });
+}
+
+#[test]
 fn a_proxy_opens_no_way_to_a_refused_literal() {
     run(async {
         let (address, _) = proxy("HTTP/1.1 200 OK\r\n\r\n").await;

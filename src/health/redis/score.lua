@@ -86,6 +86,7 @@ local function apply(r, operation, argument, now)
     if rules.gone_is_final then return enter(r, 'i', 'gone', now) end
     return fail(r, 1, 'errors', now)
   end
+  if operation == 'filter_too_slow' then return enter(r, 'i', 'filter_too_slow', now) end
   if tonumber(argument) < r.last_timeout and r.last_timeout <= now then return end
   if operation == 'timeout' then
     r.last_timeout = now

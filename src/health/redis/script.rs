@@ -117,6 +117,7 @@ impl Operation {
             Operation::Observe(Observation::Timeout { started }) => ("timeout", started.to_string()),
             Operation::Observe(Observation::Error { started }) => ("error", started.to_string()),
             Operation::Observe(Observation::Gone) => ("gone", String::new()),
+            Operation::Observe(Observation::FilterTooSlow) => ("filter_too_slow", String::new()),
             Operation::Observe(Observation::UrlChanged) => ("url_changed", String::new()),
             Operation::Observe(Observation::Enabled) => ("enabled", String::new()),
         }

@@ -8,7 +8,7 @@
 //! | `posthaste-accepted-at`, `posthaste-due-at`? | RFC 3339 |
 //! | `posthaste-origin`? | `topic:partition:offset` of the record that first held the event; without it this record is that one |
 //! | `posthaste-registry-offset` | where the endpoint was known; `-1`: declared in the configuration |
-//! | `posthaste-purpose`? | `test`, `replay` or `redrive` |
+//! | `posthaste-purpose`? | `test`, `replay`, `redrive` or `agent` |
 //! | `posthaste-reason`? | why it is here |
 //!
 //! Headers that are not in the table are ignored: a newer version of the program may add some without breaking an older one beside it.
@@ -67,6 +67,7 @@ pub fn encode_delivery(delivery: &Delivery) -> Encoded {
         Purpose::Test => put(PURPOSE, Bytes::from_static(b"test")),
         Purpose::Replay => put(PURPOSE, Bytes::from_static(b"replay")),
         Purpose::Redrive => put(PURPOSE, Bytes::from_static(b"redrive")),
+        Purpose::Agent => put(PURPOSE, Bytes::from_static(b"agent")),
     }
     if let Some(reason) = &delivery.reason {
         put(REASON, reason.as_bytes().clone());

@@ -175,7 +175,7 @@ fn delivery() -> Delivery {
 
 #[test]
 fn a_delivery_survives_the_log() {
-    for purpose in [Purpose::Event, Purpose::Test, Purpose::Replay, Purpose::Redrive] {
+    for purpose in [Purpose::Event, Purpose::Test, Purpose::Replay, Purpose::Redrive, Purpose::Agent] {
         let delivery = Delivery { purpose, ..delivery() };
         let record = stored(encode_delivery(&delivery));
         assert!(is_delivery(&record));

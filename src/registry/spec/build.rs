@@ -1,14 +1,13 @@
 //! From the document to the checked [`Endpoint`], telling all that is wrong at once.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU16, time::Duration};
+use std::{fmt, num::NonZeroU16, time::Duration};
 
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use http::{HeaderName, HeaderValue};
 
-use super::{AuthSpec, EndpointSpec, RetrySpec, SecretText, Secrets};
+use super::{EndpointSpec, RetrySpec, SecretText, Secrets, auth, headers, tls};
 use crate::model::{
     Auth, Direction, Endpoint, EndpointUrl, Event, FieldError, Format, Rate, RetrySchedule, Secret, Signing, Status, Text, Timestamp,
     TypePattern,
@@ -23,41 +22,15 @@ const MAX_DESCRIPTION: usize = 1_000;
 /// Enough for the largest customers known, and few enough that one endpoint's record stays far below what a log takes.
 const MAX_CHANNELS: usize = 1_000;
 const MAX_TYPES: usize = 100;
-const MAX_HEADERS: usize = 32;
-const MAX_HEADER_VALUE: usize = 4_096;
 const MAX_FILTER: usize = 2_048;
 const MAX_ATTRIBUTES: usize = 16 * 1024;
 /// Far below what a JSON reader takes (128): a record wraps them once more than the request that brought them.
 const MAX_ATTRIBUTES_DEPTH: usize = 64;
 const MAX_SECRETS: usize = 4;
-const MAX_CREDENTIAL: usize = 4_096;
 const MAX_CONCURRENCY: u32 = 1_024;
 const MAX_RETRIES: usize = 50;
 const MIN_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
-
-/// Headers that the request itself, or its signature, is made of; and `authorization`, which belongs into `auth`.
-const RESERVED_HEADERS: &[&str] = &[
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "webhook-id",
-    "webhook-signature",
-    "webhook-timestamp",
-    "x-idempotency-key",
-    "x-webhook-signature",
-];
 
 /// Whether limits on numbers and lengths hold, or were checked when it was registered.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,25 +61,30 @@ impl<T: Copy + PartialEq> Words<T> {
 }
 
 /// Collects what is wrong.
-struct Check {
+pub struct Check {
     errors: Vec<FieldError>,
     limits: Limits,
 }
 
 impl Check {
-    fn wrong(&mut self, path: impl Into<String>, message: impl Into<String>) {
+    pub fn wrong(&mut self, path: impl Into<String>, message: impl Into<String>) {
         self.errors.push(FieldError::new(path, message));
     }
 
     /// The value, or a note of why there is none.
-    fn take<T, E: fmt::Display>(&mut self, path: &str, result: Result<T, E>) -> Option<T> {
+    pub fn take<T, E: fmt::Display>(&mut self, path: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.wrong(path, error.to_string())).ok()
     }
 
-    fn limit(&mut self, path: &str, kept: bool, message: impl FnOnce() -> String) {
+    pub fn limit(&mut self, path: &str, kept: bool, message: impl FnOnce() -> String) {
         if self.limits == Limits::Enforced && !kept {
             self.wrong(path, message());
         }
+    }
+
+    /// Whether it is checked for the first time.
+    pub fn is_strict(&self) -> bool {
+        self.limits == Limits::Enforced
     }
 
     /// Names of channels and tenants: any text without control characters, so that they can stand in logs and URLs.
@@ -139,10 +117,11 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
     let signing = signing(&mut check, spec.signing.as_deref(), spec.secret.as_ref());
     let rate = spec.rate.as_deref().and_then(|text| check.take("rate", text.parse::<Rate>()));
     let concurrency = spec.concurrency.and_then(|number| concurrency(&mut check, number));
-    let headers = headers(&mut check, &spec.headers);
+    let headers = headers::plain(&mut check, &spec.headers);
     let retry = spec.retry.as_ref().and_then(|retry| schedule(&mut check, retry));
     let status = check.take("status", spec.status.as_deref().map_or(Ok(Status::default()), |text| STATUSES.parse(text)));
-    let auth = spec.auth.as_ref().map_or(Some(Auth::None), |spec| auth(&mut check, spec));
+    let auth = spec.auth.as_ref().map_or(Some(Auth::None), |spec| auth::auth(&mut check, spec));
+    let tls = spec.tls.as_ref().and_then(|spec| tls::tls(&mut check, spec));
     if let Some(attributes) = &spec.attributes {
         let bytes = serde_json::to_vec(attributes).map_or(0, |text| text.len());
         check.limit("attributes", bytes <= MAX_ATTRIBUTES, || format!("are longer than {MAX_ATTRIBUTES} bytes"));
@@ -162,6 +141,7 @@ pub fn checked(spec: EndpointSpec, created_at: Timestamp, updated_at: Timestamp,
             format,
             signing,
             auth,
+            tls,
             headers,
             rate,
             concurrency,
@@ -228,30 +208,6 @@ fn concurrency(check: &mut Check, number: u32) -> Option<NonZeroU16> {
         check.limit("concurrency", number <= MAX_CONCURRENCY, || format!("is {number}: write 1 to {MAX_CONCURRENCY}"));
     }
     fits
-}
-
-fn headers(check: &mut Check, headers: &BTreeMap<String, String>) -> Vec<(HeaderName, HeaderValue)> {
-    check.limit("headers", headers.len() <= MAX_HEADERS, || format!("are more than {MAX_HEADERS}"));
-    let mut checked = Vec::with_capacity(headers.len());
-    for (name, value) in headers {
-        let path = format!("headers.{name}");
-        check.limit(&path, value.len() <= MAX_HEADER_VALUE, || format!("is longer than {MAX_HEADER_VALUE} bytes"));
-        let pair = (header_name(check, &path, name), check.take(&path, HeaderValue::from_str(value).map_err(|_| NO_HEADER_VALUE)));
-        if let (Some(name), Some(value)) = pair {
-            checked.push((name, value));
-        }
-    }
-    checked
-}
-
-const NO_HEADER_VALUE: &str = "is no header value: line breaks and control characters cannot be sent";
-
-fn header_name(check: &mut Check, path: &str, name: &str) -> Option<HeaderName> {
-    let name = check.take(path, name.parse::<HeaderName>().map_err(|_| format!("`{name}` is no name of a header")))?;
-    check.limit(path, name != http::header::AUTHORIZATION, || "belongs into `auth`, where it is sealed".into());
-    let reserved = name != http::header::AUTHORIZATION && RESERVED_HEADERS.contains(&name.as_str());
-    check.limit(path, !reserved, || format!("`{name}` is set by posthaste itself"));
-    Some(name)
 }
 
 fn schedule(check: &mut Check, spec: &RetrySpec) -> Option<RetrySchedule> {
@@ -341,73 +297,6 @@ fn is_standard_secret(text: &str) -> bool {
     }
 }
 
-fn secret_of(text: &SecretText) -> Secret {
+pub fn secret_of(text: &SecretText) -> Secret {
     Secret::new(text.0.as_bytes())
-}
-
-fn auth(check: &mut Check, spec: &AuthSpec) -> Option<Auth> {
-    let fields = [
-        ("token", spec.token.is_some()),
-        ("header", spec.header.is_some()),
-        ("key", spec.key.is_some()),
-        ("username", spec.username.is_some()),
-        ("password", spec.password.is_some()),
-        ("name", spec.name.is_some()),
-        ("value", spec.value.is_some()),
-    ];
-    let belong: &[&str] = match spec.kind.as_str() {
-        "none" => &[],
-        "bearer" => &["token"],
-        "api_key" => &["header", "key"],
-        "basic" => &["username", "password"],
-        "custom_header" => &["name", "value"],
-        "" => {
-            check.wrong("auth.type", "is required: `none`, `bearer`, `api_key`, `basic` or `custom_header`");
-            return None;
-        }
-        kind => {
-            check.wrong("auth.type", format!("`{kind}` is none of `none`, `bearer`, `api_key`, `basic`, `custom_header`"));
-            return None;
-        }
-    };
-    for (field, _) in fields.iter().filter(|(field, given)| *given && !belong.contains(field)) {
-        check.wrong(format!("auth.{field}"), format!("does not belong to `{}`", spec.kind));
-    }
-    match spec.kind.as_str() {
-        "bearer" => Some(Auth::Bearer { token: credential(check, "auth.token", spec.token.as_ref())? }),
-        "api_key" => {
-            let header = header_name(check, "auth.header", spec.header.as_deref().unwrap_or("x-api-key"));
-            let key = credential(check, "auth.key", spec.key.as_ref());
-            Some(Auth::ApiKey { header: header?, key: key? })
-        }
-        "basic" => {
-            let username = spec.username.clone().unwrap_or_default();
-            check.limit("auth.username", !username.is_empty(), || "is required".into());
-            check.limit("auth.username", !username.contains(':'), || "has a `:` in it, which ends a user name (RFC 7617)".into());
-            Some(Auth::Basic { username, password: credential(check, "auth.password", spec.password.as_ref())? })
-        }
-        "custom_header" => {
-            let name = match spec.name.as_deref() {
-                Some(name) => header_name(check, "auth.name", name),
-                None => {
-                    check.wrong("auth.name", "is required");
-                    None
-                }
-            };
-            let value = credential(check, "auth.value", spec.value.as_ref());
-            Some(Auth::CustomHeader { name: name?, value: value? })
-        }
-        _ => Some(Auth::None),
-    }
-}
-
-/// A secret that is sent as (a part of) a header.
-fn credential(check: &mut Check, path: &str, text: Option<&SecretText>) -> Option<Secret> {
-    let Some(text) = text.filter(|text| !text.0.is_empty()) else {
-        check.wrong(path, "is required");
-        return None;
-    };
-    check.limit(path, text.0.len() <= MAX_CREDENTIAL, || format!("is longer than {MAX_CREDENTIAL} bytes"));
-    check.limit(path, HeaderValue::from_str(&text.0).is_ok(), || NO_HEADER_VALUE.into());
-    Some(secret_of(text))
 }

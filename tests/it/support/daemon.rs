@@ -89,7 +89,7 @@ impl Site {
         format!(
             "[api]\nlisten = \"127.0.0.1:0\"\nadmin_token = \"{ADMIN_TOKEN}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [registry]\nkey = \"cG9zdGhhc3RlIHRlc3Qga2V5LCAzMiBieXRlcyBsb24=\"\n\
-             [topics]\nevents = [\"{prefix}.events\"]\nretry_prefix = \"{prefix}.retry.\"\ndead = \"{prefix}.dead\"\nregistry = \"{prefix}.registry\"\nattempts = \"{prefix}.attempts\"\n\
+             [topics]\nevents = [\"{prefix}.events\"]\nretry_prefix = \"{prefix}.retry.\"\ndead = \"{prefix}.dead\"\nregistry = \"{prefix}.registry\"\nattempts = \"{prefix}.attempts\"\nhistory = \"{prefix}.history\"\n\
              [delivery]\nallow_networks = [\"127.0.0.0/8\"]\n{backend}{extra}\n"
         )
     }

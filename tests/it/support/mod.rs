@@ -5,6 +5,7 @@ pub mod expressions;
 pub mod kafka;
 pub mod receiver;
 pub mod redis;
+pub mod signed;
 pub mod verify;
 
 use std::{

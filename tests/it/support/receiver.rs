@@ -56,6 +56,8 @@ pub enum Answer {
     After(Duration),
     /// Never.
     Hang,
+    /// An answer with this body.
+    Body(u16, String),
     /// An answer with these headers.
     Headers(u16, Vec<(&'static str, String)>),
 }
@@ -167,6 +169,10 @@ async fn answer(
     let mut response = Response::new(Full::default());
     match what {
         Answer::Status(code) => *response.status_mut() = code.try_into().expect("a status"),
+        Answer::Body(code, body) => {
+            *response.status_mut() = code.try_into().expect("a status");
+            *response.body_mut() = Full::new(Bytes::from(body));
+        }
         Answer::After(delay) => tokio::time::sleep(delay).await,
         Answer::Hang => std::future::pending().await,
         Answer::Headers(code, headers) => {

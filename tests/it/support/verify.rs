@@ -37,13 +37,20 @@ pub fn unsigned(request: &Received) {
 
 /// HMAC-SHA256 by the `openssl` program, in hexadecimal.
 fn openssl_hmac(key: &str, signed: &[u8]) -> String {
+    openssl(&["-sha256", "-mac", "HMAC", "-macopt", &format!("key:{key}")], signed)
+}
+
+/// A digest by the `openssl` program, in hexadecimal.
+pub fn openssl(digest: &[&str], of: &[u8]) -> String {
     let mut openssl = Command::new("openssl")
-        .args(["dgst", "-sha256", "-mac", "HMAC", "-macopt", &format!("key:{key}"), "-r"])
+        .arg("dgst")
+        .args(digest)
+        .arg("-r")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("openssl is installed (tests/run does it)");
-    openssl.stdin.take().expect("piped").write_all(signed).expect("it reads");
+    openssl.stdin.take().expect("piped").write_all(of).expect("it reads");
     let output = openssl.wait_with_output().expect("it ends");
     assert!(output.status.success());
     String::from_utf8(output.stdout).expect("text").split_whitespace().next().expect("a digest").to_owned()
