@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod filters;
+mod hostile;
 mod hub;
 mod hub_refusals;
 mod openapi;

@@ -141,7 +141,9 @@ impl LetterView {
 
 /// Dead letters, newest first.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", params(ListQuery),
-    responses((status = 200, body = Page<LetterView>), (status = 400, body = Problem)))]
+    responses((status = 200, body = Page<LetterView>,
+            links(("letter" = (operation_id = "dead_letters_get", parameters(("id" = "$response.body#/items/0/id")))))),
+        (status = 400, body = Problem)))]
 pub async fn list(
     State(context): State<Context>,
     caller: Caller,

@@ -1,4 +1,5 @@
-//! What the types and routes of the code do not say: names of operations that are each its own, and that a merge patch may hold null.
+//! What the types and routes of the code do not say: names of operations that are each its own, the words that a field can be, and that a merge patch may
+//! hold null.
 
 use serde_json::{Map, Value, json};
 
@@ -44,8 +45,12 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
 /// Names the operations, and makes the schemas of documents that no type stands for.
 pub fn complete(document: &mut Value) {
     for (path, operations) in document["paths"].as_object_mut().expect("a document has paths") {
-        for operation in operations.as_object_mut().expect("a path has operations").values_mut() {
+        for (method, operation) in operations.as_object_mut().expect("a path has operations") {
             name(path, operation);
+            // No body stands for `{}`, which changes nothing.
+            if method == "patch" {
+                operation["requestBody"]["required"] = false.into();
+            }
         }
     }
     let schemas = document["components"]["schemas"].as_object_mut().expect("a document has schemas");
