@@ -31,6 +31,9 @@ enum Thing {
     Replay,
     ChannelWebhook,
     TemplateWebhook,
+    Agent,
+    Subscription,
+    Topic,
 }
 
 struct Route {
@@ -51,7 +54,7 @@ const fn route(method: &'static str, path: &'static str, need: Need, thing: Thin
 }
 
 use Need::{Admin, AdminToken as OnlyAdminToken, Developer, Viewer};
-use Thing::{ChannelWebhook, DeadLetter, Endpoint, Nothing, Redrive, Replay, TemplateWebhook, Tenant, Token};
+use Thing::{Agent, ChannelWebhook, DeadLetter, Endpoint, Nothing, Redrive, Replay, Subscription, TemplateWebhook, Tenant, Token, Topic};
 
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
@@ -90,7 +93,32 @@ const ROUTES: &[Route] = &[
     route("GET", "/v1/webhooks/{webhookId}", Viewer, TemplateWebhook, "", 200, 404),
     route("PATCH", "/v1/webhooks/{webhookId}", Developer, TemplateWebhook, "{}", 200, 404),
     route("DELETE", "/v1/webhooks/{webhookId}", Developer, TemplateWebhook, "", 204, 404),
+    route("POST", "/v1/filters/test", Viewer, Nothing, r#"{"filter":"true","event":{"type":"t","channel":"c","data":1}}"#, 200, 200),
+    route("GET", "/v1/agents?tenant=acme", Viewer, Nothing, "", 200, 403),
+    route("POST", "/v1/agents", Developer, Endpoint, r#"{"name":"n","condition":"true","endpoint":"{id}","tenant":"acme"}"#, 201, 403),
+    route("GET", "/v1/agents/{id}", Viewer, Agent, "", 200, 404),
+    route("PATCH", "/v1/agents/{id}", Developer, Agent, r#"{"name":"m"}"#, 200, 404),
+    route("DELETE", "/v1/agents/{id}", Developer, Agent, "", 204, 404),
+    route("GET", "/v1/tickets/{id}/history?tenant=acme", Viewer, Endpoint, "", 200, 403),
+    route("GET", "/v2/subscriptions?tenant=acme", Viewer, Nothing, "", 200, 403),
+    route("POST", "/v2/subscriptions?tenant=acme", Developer, Endpoint, ZENVIA, 200, 403),
+    route("GET", "/v2/subscriptions/{subscriptionId}", Viewer, Subscription, "", 200, 404),
+    route("PATCH", "/v2/subscriptions/{subscriptionId}", Developer, Subscription, r#"{"status":"ACTIVE"}"#, 200, 404),
+    route("DELETE", "/v2/subscriptions/{subscriptionId}", Developer, Subscription, "", 204, 404),
+    route("GET", "/v1/subscriptions?tenant=acme", Viewer, Nothing, "", 200, 403),
+    route("POST", "/v1/subscriptions?tenant=acme", Developer, Nothing, CONVERSION, 201, 403),
+    route("GET", "/v1/subscriptions/{id}", Viewer, Topic, "", 200, 404),
+    route("DELETE", "/v1/subscriptions/{id}", Developer, Topic, "", 204, 404),
+    route("GET", "/v1/notifications/topics", Viewer, Nothing, "", 200, 200),
+    route("GET", "/v1/notifications/subscriptions?tenant=acme", Viewer, Nothing, "", 200, 403),
+    route("POST", "/v1/notifications/subscriptions?tenant=acme", Developer, Nothing, r#"{"callbackUrl":"https://h/","topics":["prospects"]}"#, 200, 403),
+    route("DELETE", "/v1/notifications/subscriptions?tenant=acme", Developer, Nothing, "", 200, 403),
+    route("GET", "/v1/notifications/subscription/{id}", Viewer, Topic, "", 200, 404),
+    route("DELETE", "/v1/notifications/subscription/{id}", Developer, Topic, "", 200, 404),
 ];
+
+const ZENVIA: &str = r#"{"eventType":"MESSAGE","webhook":{"url":"https://h/"},"criteria":{"channel":"{id}"}}"#;
+const CONVERSION: &str = r#"{"topic":"lead.created","callbackUrl":"https://h/"}"#;
 
 impl Route {
     /// As it stands in the description.
@@ -99,7 +127,7 @@ impl Route {
     }
 
     fn filled(&self, text: &str, id: &str) -> String {
-        text.replace("{id}", id).replace("{webhookId}", id).replace("{channelId}", "C")
+        text.replace("{id}", id).replace("{webhookId}", id).replace("{subscriptionId}", id).replace("{channelId}", "C")
     }
 
     /// The admin token has no tenant: where a path alone does not say which one is meant, it names it.
@@ -150,6 +178,16 @@ impl Api {
             }
             ChannelWebhook => ask("/v1/channels/C/webhooks", json!({"url": "https://h/", "events": ["BLOCK"]})).await,
             TemplateWebhook => ask("/v1/webhooks", json!({"url": "https://h/", "events": ["UPDATE_TEMPLATE_STATUS"]})).await,
+            Agent => {
+                let endpoint = ask("/v1/endpoints", endpoint).await;
+                ask("/v1/agents", json!({"name": "n", "condition": "true", "endpoint": endpoint})).await
+            }
+            // At most two have the same criteria.
+            Subscription => {
+                ask("/v2/subscriptions", serde_json::from_str(&ZENVIA.replace("{id}", &uuid::Uuid::now_v7().to_string())).expect("JSON"))
+                    .await
+            }
+            Topic => ask("/v1/subscriptions", serde_json::from_str(CONVERSION).expect("JSON")).await,
             Token => {
                 let made = self.admin("POST", "/v1/tokens", json!({"name": "t", "tenant": "acme"})).await.expect(201);
                 made["id"].as_str().expect("an id").to_owned()

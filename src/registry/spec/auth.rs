@@ -201,7 +201,7 @@ fn credential(check: &mut Check, path: &str, text: Option<&SecretText>) -> Optio
 /// A secret that can be any text.
 fn secret(check: &mut Check, path: &str, text: Option<&SecretText>) -> Option<Secret> {
     let Some(text) = text.filter(|text| !text.0.is_empty()) else {
-        check.wrong(path, "is required, and not empty");
+        check.wrong(path, "is required");
         return None;
     };
     check.limit(path, text.0.len() <= MAX_CREDENTIAL, || format!("is longer than {MAX_CREDENTIAL} bytes"));
