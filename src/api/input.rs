@@ -86,7 +86,7 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     read::<Unique>(text)?;
     if text.trim_ascii_start().first() != Some(&b'{') {
         // A derived reader would take an array for the members in their order.
-        return Err(Problem::malformed(".", "is no JSON object"));
+        return Err(Problem::malformed(".", "cannot be read: it is no JSON object"));
     }
     read(text)
 }

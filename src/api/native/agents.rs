@@ -122,7 +122,7 @@ pub async fn list(
 }
 
 #[utoipa::path(post, path = "/v1/agents", tag = "agents", request_body = NewAgent,
-    responses((status = 201, body = AgentView), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+    responses((status = 201, body = AgentView, headers(("Location" = String, description = "Its path."))), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 409, description = "The tenant has as many agents as it can have.", body = Problem),
         (status = 422, description = "Fields are wrong; all of them are named.", body = Problem), (status = 503, body = Problem)))]
 pub async fn create(State(context): State<Context>, caller: Caller, Document(new): Document<NewAgent>) -> Result<Response, Problem> {
@@ -158,7 +158,8 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
 }
 
 /// Changes an agent: fields that are given replace what is there.
-#[utoipa::path(patch, path = "/v1/agents/{id}", tag = "agents", params(("id" = String, Path)), request_body = AgentPatch,
+#[utoipa::path(patch, path = "/v1/agents/{id}", tag = "agents", params(("id" = String, Path)), 
+    request_body(content = AgentPatch, example = json!({"condition": "event.type == 'ticket.opened'"})),
     responses((status = 200, body = AgentView), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub async fn patch(

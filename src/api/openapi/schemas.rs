@@ -54,7 +54,11 @@ pub fn complete(document: &mut Value) {
         }
     }
     let schemas = document["components"]["schemas"].as_object_mut().expect("a document has schemas");
-    for schema in schemas.values_mut() {
+    for (name, schema) in schemas.iter_mut() {
+        if let Some(item) = name.strip_prefix("Page_") {
+            // Written out by the macro, beside the schema that it is.
+            schema["properties"]["items"]["items"] = json!({ "$ref": format!("#/components/schemas/{item}") });
+        }
         let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
         for property in properties.into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
             // That nothing stands for what is absent goes without saying, and where the field is required it is wrong.

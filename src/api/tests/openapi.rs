@@ -22,6 +22,14 @@ fn operations(document: &Value) -> Vec<(String, &Value)> {
         .collect()
 }
 
+/// What is meant, if it is a reference.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => document.pointer(&reference[1..]).expect(reference),
+        None => value,
+    }
+}
+
 #[test]
 fn what_is_kept_in_the_repository_is_what_the_code_says() {
     let kept = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(KEPT)).unwrap_or_default();
@@ -37,7 +45,7 @@ async fn the_daemon_answers_it_without_a_token() {
 }
 
 #[test]
-fn every_reference_leads_somewhere_and_every_schema_is_used() {
+fn every_reference_leads_somewhere_and_every_component_is_used() {
     fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
         match value {
             Value::Object(fields) => {
@@ -51,9 +59,14 @@ fn every_reference_leads_somewhere_and_every_schema_is_used() {
     let document = document();
     let mut found = BTreeSet::new();
     references(&document, &mut found);
-    let schemas = document["components"]["schemas"].as_object().expect("schemas");
-    let there: BTreeSet<String> = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
-    assert_eq!(found.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), there);
+    let there: BTreeSet<String> = ["schemas", "responses"]
+        .iter()
+        .flat_map(|kind| {
+            document["components"][kind].as_object().expect("components").keys().map(move |name| format!("#/components/{kind}/{name}"))
+        })
+        .collect();
+    let found: BTreeSet<String> = found.into_iter().map(str::to_owned).collect();
+    assert_eq!(found.symmetric_difference(&there).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]
@@ -72,12 +85,16 @@ fn every_operation_says_who_may_call_it_what_it_takes_and_what_it_answers() {
         }
         if let Some(body) = operation.get("requestBody") {
             for (kind, content) in body["content"].as_object().expect("content") {
-                assert!(content.get("example").is_some() || content.get("examples").is_some(), "{name}: no example of {kind}");
+                assert!(
+                    content.get("example").or(resolved(&document, &content["schema"]).get("example")).is_some(),
+                    "{name}: no example of {kind}"
+                );
             }
         }
         let responses = operation["responses"].as_object().expect("responses");
         assert!(responses.contains_key("401") && responses.keys().any(|status| status.starts_with('2')), "{name}");
         for (status, response) in responses {
+            let response = resolved(&document, response);
             assert!(response["description"].as_str().is_some_and(|words| !words.is_empty()), "{name} {status} is not described");
             assert!(status.as_str() == "204" || response.get("content").is_some(), "{name} {status} has no body");
         }
