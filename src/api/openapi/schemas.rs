@@ -42,6 +42,9 @@ const CLOSED: &[(&str, &str, &[&str])] = &[
     ("HubShownAuth", "type", &["NONE", "BEARER", "API_KEY", "BASIC", "CUSTOM_HEADER"]),
 ];
 
+/// Documents that a merge patch changes, with what the patch of each is called.
+const PATCHES: &[(&str, &str)] = &[("EndpointSpec", "EndpointPatch"), ("AuthSpec", "AuthPatch"), ("TlsSpec", "TlsPatch")];
+
 /// Names the operations, and makes the schemas of documents that no type stands for.
 pub fn complete(document: &mut Value) {
     for (path, operations) in document["paths"].as_object_mut().expect("a document has paths") {
@@ -57,7 +60,7 @@ pub fn complete(document: &mut Value) {
     for (name, schema) in schemas.iter_mut() {
         if let Some(item) = name.strip_prefix("Page_") {
             // Written out by the macro, beside the schema that it is.
-            schema["properties"]["items"]["items"] = json!({ "$ref": format!("#/components/schemas/{item}") });
+            schema["properties"]["items"]["items"] = reference(item);
         }
         let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
         for property in properties.into_iter().flat_map(Map::values_mut).filter_map(Value::as_object_mut) {
@@ -74,10 +77,12 @@ pub fn complete(document: &mut Value) {
         let null = property.get("type").and_then(Value::as_array).map(|_| Value::Null);
         property.insert("enum".to_owned(), words.iter().map(|word| json!(word)).chain(null).collect());
     }
-    let patch = merge_patch(&schemas["EndpointSpec"]);
-    schemas.insert("EndpointPatch".to_owned(), patch);
+    for (spec, patch) in PATCHES {
+        let patched = merge_patch(&schemas[*spec]);
+        schemas.insert((*patch).to_owned(), patched);
+    }
     let operation = &mut document["paths"]["/v1/endpoints/{id}"]["patch"];
-    operation["requestBody"]["content"]["application/json"]["schema"] = json!({ "$ref": "#/components/schemas/EndpointPatch" });
+    operation["requestBody"]["content"]["application/json"]["schema"] = reference("EndpointPatch");
 }
 
 /// Puts the thing before the verb, which is the name of the handler: `endpoints_list`. Those of products are whole as they are.
@@ -89,12 +94,16 @@ fn name(path: &str, operation: &mut Value) {
     }
 }
 
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
 /// The schema of a change (RFC 7396) of what `schema` describes: nothing has to be there, and null takes away what is.
 fn merge_patch(schema: &Value) -> Value {
     let mut patch = schema.clone();
     let fields = patch.as_object_mut().expect("a schema is an object");
     fields.remove("required");
-    fields.insert("description".to_owned(), "Fields that are given replace what is there; null brings back the default.".into());
+    fields.insert("description".to_owned(), "Fields that are given replace what is there; null brings back the default. What is only shown may be sent back, and is not looked at.".into());
     for property in fields["properties"].as_object_mut().expect("an object has properties").values_mut() {
         nullable(property);
         if let Some(values) = property.get_mut("additionalProperties") {
@@ -107,6 +116,11 @@ fn merge_patch(schema: &Value) -> Value {
 /// Lets null in.
 fn nullable(schema: &mut Value) {
     let Some(fields) = schema.as_object_mut() else { return };
+    for choice in fields.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some((_, patch)) = PATCHES.iter().find(|(spec, _)| choice["$ref"] == reference(spec)["$ref"]) {
+            *choice = reference(patch);
+        }
+    }
     if let Some(of) = fields.get("$ref").cloned() {
         let description: Map<String, Value> = fields.remove_entry("description").into_iter().collect();
         *fields = description;
