@@ -31,7 +31,7 @@ use crate::{
 const MADE_HERE: &str = "notifications";
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ConversionNewNotification)]
 pub struct NewSubscription {
     /// `prospects`, `quotes`, `interactions`, `agents`.

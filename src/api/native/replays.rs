@@ -144,7 +144,7 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
     Ok(Json(ReplayView::of(known(&context, &caller, &id)?)))
 }
 
-/// Ends a replay. What it has appended is delivered.
+/// Ends a replay. What it has appended is delivered, and how far it came can still be read.
 #[utoipa::path(delete, path = "/v1/replays/{id}", tag = "replays", params(("id" = String, Path)),
     responses((status = 204), (status = 404, body = Problem)))]
 pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
