@@ -185,7 +185,7 @@ pub async fn create(
 }
 
 #[utoipa::path(get, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)),
-    responses((status = 200, body = TokenView), (status = 404, body = Problem)))]
+    responses((status = 200, body = TokenView), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<Json<TokenView>, Problem> {
     caller.need(Role::Admin)?;
     let token = visible(&context, &caller, &id)?;
