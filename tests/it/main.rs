@@ -16,6 +16,7 @@ mod log_contract_kafka;
 mod main_job;
 mod oauth;
 mod observability;
+mod products;
 mod reload;
 mod retries;
 mod round_trip;

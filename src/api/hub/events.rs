@@ -95,9 +95,10 @@ pub fn types(asked: &[&str]) -> Vec<String> {
     types
 }
 
-/// Whether the types alone would be shown as something else.
-pub fn need_asked(asked: &[&str]) -> bool {
-    asked.iter().any(|name| !parts(name).is_empty())
+/// Whether the types alone would be shown as something else, or in another order.
+pub fn need_asked(family: Family, asked: &[&str]) -> bool {
+    let place = |name: &&str| names(family).iter().position(|known| known == name);
+    asked.iter().any(|name| !parts(name).is_empty()) || !asked.is_sorted_by_key(place)
 }
 
 /// The events that an endpoint is shown to hear of.
@@ -177,6 +178,7 @@ mod tests {
                 vec!["RECEIVED_STATUS"],
             ),
             (serde_json::json!(["MESSAGE_RECEIVED"]), serde_json::json!(["RECEIVED_STATUS"]), vec!["MESSAGE_RECEIVED"]),
+            (serde_json::json!(["BLOCK", "CONNECTED"]), serde_json::json!(["BLOCK", "CONNECTED"]), vec!["BLOCK", "CONNECTED"]),
             (serde_json::json!(["MESSAGE_*"]), serde_json::json!(7), vec!["MESSAGE_RECEIVED", "MESSAGE_DELIVERY", "MESSAGE_STATUS"]),
             (serde_json::json!(["lead.created"]), serde_json::json!([]), vec![]),
         ] {

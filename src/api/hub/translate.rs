@@ -141,7 +141,7 @@ pub fn created(call: &Call, given: WebhookSpec) -> Result<EndpointSpec, Error> {
         None => wrong.push(FieldError::new("events", "is required")),
         Some(Ok(asked)) => {
             spec.types = events::types(&asked);
-            remember(&mut attributes, &asked);
+            remember(call.family, &mut attributes, &asked);
         }
         Some(Err(Refusal::Wrong(errors))) => wrong.extend(errors),
         Some(Err(Refusal::Crossing)) => refusal = Some(Error::crossing(call.family)),
@@ -181,7 +181,7 @@ pub fn changed(call: &Call, entry: &Entry, given: &WebhookSpec) -> Result<Endpoi
         Some(Ok(asked)) => match events::replaced(call.family, present, &asked) {
             Some(types) => {
                 spec.types = types;
-                remember(&mut attributes, &asked);
+                remember(call.family, &mut attributes, &asked);
             }
             None => wrong.push(FieldError::new("events", patterns(present))),
         },
@@ -247,8 +247,8 @@ fn settled(family: Family, wrong: &[FieldError], refusal: Option<Error>, flat: b
 }
 
 /// Keeps the names that were asked for where the types do not tell them.
-fn remember(attributes: &mut Map<String, Value>, asked: &[&str]) {
-    if events::need_asked(asked) {
+fn remember(family: Family, attributes: &mut Map<String, Value>, asked: &[&str]) {
+    if events::need_asked(family, asked) {
         attributes.insert(events::ASKED.to_owned(), asked.into());
     } else {
         attributes.remove(events::ASKED);

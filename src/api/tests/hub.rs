@@ -221,6 +221,27 @@ async fn combined_events_are_read_as_they_were_asked_for() {
     // Changed by another API since: what is shown is what it hears of.
     api.admin("PATCH", &native, json!({"types": ["MESSAGE_RECEIVED", "PRESENCE_CHAT"]})).await.expect(200);
     assert_eq!(api.admin("GET", &path, Value::Null).await.expect(200)["events"], json!(["MESSAGE_RECEIVED", "PRESENCE_CHAT"]));
+    // Every name of either family, in the order in which it was asked for.
+    let every = json!([
+        "BLOCK",
+        "INITIAL_DATA",
+        "PRESENCE_CHAT",
+        "DISCONNECTED",
+        "CONNECTED",
+        "RECEIVED_AND_DELIVERY",
+        "RECEIVED_STATUS",
+        "MESSAGE_STATUS",
+        "MESSAGE_DELIVERY",
+        "MESSAGE_RECEIVED"
+    ]);
+    let templates = json!(["UPDATE_TEMPLATE_CATEGORY", "UPDATE_TEMPLATE_STATUS"]);
+    for (collection, events) in [(CHANNEL, every), (TEMPLATE, templates)] {
+        let created = api.admin("POST", collection, json!({"url": "https://h/", "events": events})).await.expect(201);
+        let path = format!("{collection}/{}", created["id"].as_str().expect("an id"));
+        assert_eq!(api.admin("GET", &path, Value::Null).await.expect(200)["events"], events);
+    }
+    let plain = api.admin("PATCH", &path, json!({"events": ["BLOCK", "MESSAGE_STATUS"]})).await.expect(200);
+    assert_eq!(plain["events"], json!(["BLOCK", "MESSAGE_STATUS"]));
     let plain = api.admin("PATCH", &path, json!({"events": ["MESSAGE_STATUS"]})).await.expect(200);
     assert_eq!(plain["events"], json!(["MESSAGE_STATUS"]));
     assert_eq!(api.admin("GET", &native, Value::Null).await.expect(200)["attributes"], Value::Null);

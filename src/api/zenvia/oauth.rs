@@ -62,8 +62,9 @@ fn credentials(read: &mut Reader, oauth: &Map<String, Value>, present: Option<&M
     }
     match oauth.get("expiresIn") {
         None | Some(Value::Null) => {}
-        Some(Value::Number(seconds)) if seconds.as_u64().is_some_and(|seconds| seconds > 0) => {
-            document.insert("expiresIn".to_owned(), json!(seconds));
+        // Any number is allowed; a part of a second makes no difference.
+        Some(Value::Number(seconds)) if seconds.as_f64().is_some_and(|seconds| seconds >= 1.0) => {
+            document.insert("expiresIn".to_owned(), json!(seconds.as_f64().unwrap_or_default() as u64));
         }
         Some(_) => read.wrong(&path("expiresIn"), "must be a number of seconds, at least 1"),
     }

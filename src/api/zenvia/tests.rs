@@ -1,5 +1,7 @@
 //! `/v2/subscriptions` over HTTP: rows of WIRE.md 1.1 and 1.3.
 
+mod contract;
+
 use serde_json::{Value, json};
 
 use crate::{

@@ -195,6 +195,14 @@ impl Daemon {
             .unwrap_or_else(|wrong| panic!("{path}: {wrong}\n{}", read(&self.log)))
     }
 
+    /// Calls with these headers and no others.
+    pub async fn call_with(&self, headers: &[(&str, &str)], method: Method, path: &str, body: Option<String>) -> (StatusCode, Value) {
+        let (status, text) = send(method, &format!("{}{path}", self.api), headers, body.map(Bytes::from))
+            .await
+            .unwrap_or_else(|wrong| panic!("{path}: {wrong}\n{}", read(&self.log)));
+        (status, read_json(text))
+    }
+
     /// Calls and insists on a success.
     pub async fn ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let (status, answer) = self.call(method.clone(), path, body).await;
@@ -306,12 +314,16 @@ pub fn event(n: usize, channel: &str, kind: &str) -> Value {
 }
 
 async fn try_text(method: Method, url: &str, token: Option<&str>, body: Option<Bytes>) -> Result<(StatusCode, String), String> {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let mut headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+    headers.extend(body.as_ref().map(|_| ("content-type", "application/json")));
+    send(method, url, &headers, body).await
+}
+
+async fn send(method: Method, url: &str, headers: &[(&str, &str)], body: Option<Bytes>) -> Result<(StatusCode, String), String> {
     let mut request = http::Request::builder().method(method).uri(url);
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    if body.is_some() {
-        request = request.header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let request = request.body(Full::new(body.unwrap_or_default())).map_err(|wrong| wrong.to_string())?;
     let response = Client::builder(TokioExecutor::new()).build_http().request(request).await.map_err(|wrong| wrong.to_string())?;
@@ -322,7 +334,12 @@ async fn try_text(method: Method, url: &str, token: Option<&str>, body: Option<B
 
 async fn try_call(method: Method, url: &str, token: Option<&str>, body: Option<Bytes>) -> Result<(StatusCode, Value), String> {
     let (status, text) = try_text(method, url, token, body).await?;
-    Ok((status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) }))
+    Ok((status, read_json(text)))
+}
+
+/// Nothing is null, and what is no JSON is text.
+fn read_json(text: String) -> Value {
+    if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) }
 }
 
 fn read(path: &Path) -> String {

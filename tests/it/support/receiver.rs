@@ -8,15 +8,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Notify,
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
 
 /// One request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
+    pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     /// As it came, compressed or not.
@@ -66,6 +74,7 @@ type Behaviour = dyn Fn(&Received) -> Answer + Send + Sync;
 
 pub struct Receiver {
     pub address: SocketAddr,
+    scheme: &'static str,
     requests: Arc<Mutex<Vec<Received>>>,
     changed: Arc<Notify>,
     server: JoinHandle<()>,
@@ -74,12 +83,30 @@ pub struct Receiver {
 impl Receiver {
     /// A receiver that answers every request as `behaviour` says.
     pub async fn start(behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Receiver {
+        Receiver::listen("http", None, Arc::new(behaviour)).await
+    }
+
+    /// The same over TLS, and the certificate (PEM) by which it is trusted.
+    pub async fn encrypted(behaviour: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> (Receiver, String) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a server");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        (Receiver::listen("https", Some(acceptor), Arc::new(behaviour)).await, made.cert.pem())
+    }
+
+    async fn listen(scheme: &'static str, tls: Option<TlsAcceptor>, behaviour: Arc<Behaviour>) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
         let address = listener.local_addr().expect("bound");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let changed = Arc::new(Notify::new());
-        let server = tokio::spawn(serve(listener, Arc::new(behaviour), Arc::clone(&requests), Arc::clone(&changed)));
-        Receiver { address, requests, changed, server }
+        let server = tokio::spawn(serve(listener, tls, behaviour, Arc::clone(&requests), Arc::clone(&changed)));
+        Receiver { address, scheme, requests, changed, server }
     }
 
     /// A receiver that answers 200 at once.
@@ -88,7 +115,7 @@ impl Receiver {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     pub fn requests(&self) -> Vec<Received> {
@@ -130,21 +157,42 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(listener: TcpListener, behaviour: Arc<Behaviour>, requests: Arc<Mutex<Vec<Received>>>, changed: Arc<Notify>) {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    behaviour: Arc<Behaviour>,
+    requests: Arc<Mutex<Vec<Received>>>,
+    changed: Arc<Notify>,
+) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         let _ = stream.set_nodelay(true);
-        let (behaviour, requests, changed) = (Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed));
+        let (tls, behaviour, requests, changed) = (tls.clone(), Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed));
         connections.spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                answer(request, Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed))
-            });
-            let _ =
-                hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                None => speak(stream, behaviour, requests, changed).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        speak(stream, behaviour, requests, changed).await;
+                    }
+                }
+            }
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// One connection, until it ends.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    behaviour: Arc<Behaviour>,
+    requests: Arc<Mutex<Vec<Received>>>,
+    changed: Arc<Notify>,
+) {
+    let service =
+        service_fn(move |request: Request<Incoming>| answer(request, Arc::clone(&behaviour), Arc::clone(&requests), Arc::clone(&changed)));
+    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(
@@ -158,6 +206,7 @@ async fn answer(
         return Ok(Response::new(Full::default()));
     };
     let received = Received {
+        method: head.method,
         path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         headers: head.headers,
         body: body.to_bytes(),
