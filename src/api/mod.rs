@@ -18,7 +18,7 @@ mod native;
 mod openapi;
 mod rates;
 mod shape;
-mod signature;
+pub mod signature;
 mod zenvia;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -8,6 +8,8 @@
 //!   and clocks differ a little, so without that grace good requests would be refused now and then.
 //!
 //! Within that time a request that was overheard can be repeated; who is afraid of that uses TLS.
+//!
+//! The command line signs by [`Lines::sign`], so both ends have one idea of what is signed.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,11 +27,42 @@ use crate::{
     registry::seal::hex,
 };
 
-const HEADER: &str = "x-api-signature";
+pub const HEADER: &str = "x-api-signature";
 
 const OLDEST: Duration = Duration::from_secs(180);
 
 const AHEAD: Duration = Duration::from_secs(5);
+
+/// What a signature covers beside the body.
+pub struct Lines<'r> {
+    pub method: &'r str,
+    pub content_type: &'r str,
+    pub date: &'r str,
+    pub host: &'r str,
+    /// With the query.
+    pub path: &'r str,
+}
+
+impl Lines<'_> {
+    /// The signature, as its header carries it.
+    pub fn sign(&self, secret: &Secret, body: &[u8]) -> String {
+        STANDARD.encode(self.mac(secret, body).finalize().into_bytes())
+    }
+
+    fn mac(&self, secret: &Secret, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::new_from_slice(secret.expose()).expect("HMAC takes a key of any length");
+        mac.update(self.text(body).as_bytes());
+        mac
+    }
+
+    fn text(&self, body: &[u8]) -> String {
+        let (hash, content_type) = match body {
+            [] => (String::new(), ""),
+            body => (hex(&Md5::digest(body)), self.content_type),
+        };
+        [self.method, &hash, content_type, self.date, self.host, self.path].join("\n")
+    }
+}
 
 /// What a request says of itself, all but its body.
 pub struct Claim {
@@ -72,19 +105,11 @@ impl Claim {
 
     /// Whether it was signed with this secret, over this body. Compares in constant time.
     pub fn is_signed_by(&self, secret: &Secret, body: &[u8]) -> bool {
-        self.hosts.iter().any(|host| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).expect("HMAC takes a key of any length");
-            mac.update(self.string_to_sign(host, body).as_bytes());
-            mac.verify_slice(&self.signature).is_ok()
-        })
+        self.hosts.iter().any(|host| self.lines(host).mac(secret, body).verify_slice(&self.signature).is_ok())
     }
 
-    fn string_to_sign(&self, host: &str, body: &[u8]) -> String {
-        let (hash, content_type) = match body {
-            [] => (String::new(), ""),
-            body => (hex(&Md5::digest(body)), self.content_type.as_str()),
-        };
-        [&self.method, &hash, content_type, &self.date, host, &self.path].join("\n")
+    fn lines<'c>(&'c self, host: &'c str) -> Lines<'c> {
+        Lines { method: &self.method, content_type: &self.content_type, date: &self.date, host, path: &self.path }
     }
 }
 
@@ -142,6 +167,7 @@ mod tests {
             for host in ["api.zenvia.com", "api.zenvia.com:8443"] {
                 let claim = Claim::of(&request(method, path, host, signature), now(60)).expect("complete");
                 assert!(claim.is_signed_by(&Secret::new("ABCDEF"), body), "{method} {path} {host}");
+                assert_eq!(claim.lines("api.zenvia.com").sign(&Secret::new("ABCDEF"), body), signature);
                 assert!(!claim.is_signed_by(&Secret::new("ABCDEG"), body), "another secret");
                 assert!(!claim.is_signed_by(&Secret::new("ABCDEF"), b"{}"), "another body");
             }
@@ -161,7 +187,7 @@ mod tests {
     fn the_lines_of_a_request_without_a_body_are_empty() {
         let claim = Claim::of(&request("GET", "/v2/files?limit=5", "api.zenvia.com", ""), now(0)).expect("complete");
         let expected = "GET\n\n\nSun, 12 Feb 2023 07:40:32 GMT\napi.zenvia.com\n/v2/files?limit=5";
-        assert_eq!(claim.string_to_sign("api.zenvia.com", b""), expected);
+        assert_eq!(claim.lines("api.zenvia.com").text(b""), expected);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub enum Command {
 
 /// List the agents.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste agent list\n  posthaste agent list --json | jq -r '.[] | select(.state == \"suspended\").reason'"
+)]
 pub struct List {
     /// Only those of this tenant.
     #[arg(long)]
@@ -63,6 +66,7 @@ pub struct Add {
 
 /// Remove an agent.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  posthaste agent remove ag_0198c1f0a7c87d1bb5d4c3b2a1f0e9d8")]
 pub struct Remove {
     id: String,
     #[command(flatten)]

@@ -2,6 +2,7 @@
 //!
 //! Where the daemon is and with which token it is spoken to: the arguments, else the environment, else the configuration of a daemon on
 //! this machine (its listener, its token or the token file that it made), so that in the first five minutes nothing needs to be copied.
+//! Requests of a token with signature are signed by its secret.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,7 +17,11 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use crate::{api, config, model::Secret};
+use crate::{
+    api::{self, signature},
+    config,
+    model::Secret,
+};
 
 /// An answer of the API is smaller than this (bytes): lists come in pages.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -33,6 +38,9 @@ pub struct Daemon {
     /// An API token; without it, the admin token of a daemon on this machine is used.
     #[arg(long, value_name = "TOKEN", env = "POSTHASTE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The secret of a token with signature: every request is signed with it.
+    #[arg(long, value_name = "SECRET", env = "POSTHASTE_TOKEN_SECRET", hide_env_values = true)]
+    token_secret: Option<String>,
     /// The daemon's configuration, from which address and token are taken where they are not given.
     #[arg(long, value_name = "FILE", env = "POSTHASTE_CONFIG")]
     config: Option<PathBuf>,
@@ -42,6 +50,8 @@ pub struct Client {
     http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     authorization: HeaderValue,
+    /// Of a token with signature.
+    secret: Option<Secret>,
 }
 
 /// What the API answered; `body` is a string where it was CSV, and null where it was neither JSON nor that.
@@ -56,7 +66,8 @@ pub struct Answer {
 impl Client {
     pub fn new(daemon: &Daemon) -> anyhow::Result<Client> {
         let (url, token) = whereabouts(daemon)?;
-        Client::at(url, &token)
+        let secret = daemon.token_secret.as_deref().map(Secret::new);
+        Ok(Client { secret, ..Client::at(url, &token)? })
     }
 
     /// For a daemon at this URL.
@@ -65,7 +76,7 @@ impl Client {
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_str().unwrap_or_default()))
             .map_err(|_| anyhow::anyhow!("the token holds characters that no header can carry"))?;
         authorization.set_sensitive(true);
-        Ok(Client { http: Http::builder(TokioExecutor::new()).build(connector), url, authorization })
+        Ok(Client { http: Http::builder(TokioExecutor::new()).build(connector), url, authorization, secret: None })
     }
 
     pub fn url(&self) -> &str {
@@ -84,7 +95,11 @@ impl Client {
             request.headers_mut().map(|headers| headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind)));
             body
         });
-        let request = request.body(Full::new(body.unwrap_or_default()))?;
+        let body = body.unwrap_or_default();
+        let mut request = request.body(Full::new(body.clone()))?;
+        if let Some(secret) = &self.secret {
+            sign(&mut request, secret, &body)?;
+        }
         tokio::time::timeout(DEADLINE, self.exchange(request))
             .await
             .map_err(|_| anyhow::anyhow!("{} did not answer within {} s", self.url, DEADLINE.as_secs()))?
@@ -163,10 +178,39 @@ impl Answer {
             let (path, message) = (field["path"].as_str().unwrap_or_default(), field["message"].as_str().unwrap_or_default());
             line.push_str(&format!("\n  {path}: {message}"));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        let is_unsigned = self.body["errors"].as_array().into_iter().flatten().any(|error| error["path"] == "X-API-Signature");
+        if is_unsigned {
+            line.push_str("\nthe token is one with signature: give its secret by --token-secret or POSTHASTE_TOKEN_SECRET");
+        } else if self.status == StatusCode::UNAUTHORIZED {
             line.push_str(" (give a token by --token or POSTHASTE_TOKEN)");
         }
         line
+    }
+}
+
+/// Adds what a token with signature needs (WIRE.md 1.2).
+fn sign(request: &mut Request<Full<Bytes>>, secret: &Secret, body: &[u8]) -> anyhow::Result<()> {
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    let uri = request.uri();
+    let host = match (uri.host().unwrap_or_default(), uri.port_u16()) {
+        (host, Some(port)) if Some(port) != default_port(uri.scheme_str()) => format!("{host}:{port}"),
+        (host, _) => host.to_owned(),
+    };
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let lines = signature::Lines { method: request.method().as_str(), content_type, date: &date, host: &host, path };
+    let signature = lines.sign(secret, body);
+    for (name, value) in [("host", &host), ("date", &date), (signature::HEADER, &signature)] {
+        request.headers_mut().insert(name, HeaderValue::from_str(value)?);
+    }
+    Ok(())
+}
+
+fn default_port(scheme: Option<&str>) -> Option<u16> {
+    match scheme {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use self::auth::{Auth, OAuth2Client, Tls, header};
+use self::auth::{Auth, More, Tls, header};
 use super::{
     client::{Client, Daemon},
     table::table,
@@ -44,7 +44,7 @@ pub struct List {
 /// Register a receiver. Its secret is printed once.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  posthaste endpoint add https://example.com/hooks --type 'order.*' --channel shop\n  posthaste endpoint add https://example.com/hub --format hub --signing hub --rate 50/s\n  posthaste endpoint add https://example.com/x --bearer \"$TOKEN\" --header 'X-Source: posthaste'"
+    after_help = "Examples:\n  posthaste endpoint add https://example.com/hooks --type 'order.*' --channel shop\n  posthaste endpoint add https://example.com/hub --format hub --signing hub --rate 50/s\n  posthaste endpoint add https://example.com/x --bearer \"$TOKEN\" --header 'X-Source: posthaste'\n  posthaste endpoint add https://example.com/z --oauth2 https://idp.example.com/token --client ID:SECRET --token-param audience=hooks\n  posthaste endpoint add https://example.com/m --tls-certificate us.pem --tls-key us.key --filter 'event.data.total > 100' --retry 30s,5m,1h"
 )]
 pub struct Add {
     /// http or https.
@@ -55,6 +55,7 @@ pub struct Add {
     /// Absent: that of the token.
     #[arg(long)]
     tenant: Option<String>,
+    /// For people.
     #[arg(long)]
     description: Option<String>,
     /// A channel to listen to; several times for several; none for all.
@@ -63,6 +64,7 @@ pub struct Add {
     /// An event type, exact (`lead.created`) or by prefix (`lead.*`); several times for several; none for all.
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
+    /// Only events of this direction.
     #[arg(long, value_enum, ignore_case = true)]
     direction: Option<Direction>,
     /// A CEL expression over the event that must hold as well, such as `event.data.total > 100`.
@@ -74,9 +76,9 @@ pub struct Add {
     /// standard, hub or none.
     #[arg(long)]
     signing: Option<String>,
-    /// Sign with this instead of a secret that the daemon makes.
-    #[arg(long)]
-    secret: Option<String>,
+    /// Sign with this instead of a secret that the daemon makes; with several ones while they are changed, the newest first.
+    #[arg(long = "secret", value_name = "SECRET")]
+    secrets: Vec<String>,
     /// Requests of the whole fleet, such as 50/s.
     #[arg(long)]
     rate: Option<Rate>,
@@ -89,15 +91,21 @@ pub struct Add {
     /// Retry schedule: standard, zenvia, none, or delays such as 30s,5m,1h.
     #[arg(long)]
     retry: Option<String>,
-    #[command(flatten)]
-    auth: Auth,
-    #[command(flatten)]
-    client: OAuth2Client,
-    #[command(flatten)]
-    tls: Tls,
+    /// A disabled one gets nothing until it is enabled.
+    #[arg(long, value_enum, ignore_case = true)]
+    status: Option<Status>,
+    /// What is kept with it and shown again, as a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    attributes: Option<Map<String, Value>>,
     /// Print the API's JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    auth: Auth,
+    #[command(flatten)]
+    more: More,
+    #[command(flatten)]
+    tls: Tls,
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -109,8 +117,19 @@ enum Direction {
     Internal,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Status {
+    Enabled,
+    Disabled,
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|wrong| format!("write a JSON object, such as {{\"team\":\"sales\"}}: {wrong}"))
+}
+
 /// Remove an endpoint. What still waits for it goes to dead letters.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  posthaste endpoint remove orders")]
 pub struct Remove {
     id: String,
     #[command(flatten)]
@@ -209,7 +228,6 @@ fn document(arguments: &Add) -> Value {
         ("filter", &arguments.filter),
         ("format", &arguments.format),
         ("signing", &arguments.signing),
-        ("secret", &arguments.secret),
     ];
     for (name, value) in texts {
         if let Some(value) = value {
@@ -220,6 +238,21 @@ fn document(arguments: &Add) -> Value {
         if !values.is_empty() {
             document.insert(name.to_owned(), json!(values));
         }
+    }
+    match arguments.secrets.as_slice() {
+        [] => {}
+        [one] => _ = document.insert("secret".to_owned(), json!(one)),
+        several => _ = document.insert("secret".to_owned(), json!(several)),
+    }
+    if let Some(status) = arguments.status {
+        let status = match status {
+            Status::Enabled => "enabled",
+            Status::Disabled => "disabled",
+        };
+        document.insert("status".to_owned(), json!(status));
+    }
+    if let Some(attributes) = &arguments.attributes {
+        document.insert("attributes".to_owned(), Value::Object(attributes.clone()));
     }
     if let Some(direction) = arguments.direction {
         let direction = match direction {
@@ -243,7 +276,7 @@ fn document(arguments: &Add) -> Value {
         let is_preset = delays.len() == 1 && humantime::parse_duration(retry).is_err();
         document.insert("retry".to_owned(), if is_preset { json!(retry) } else { json!(delays) });
     }
-    if let Some(auth) = arguments.auth.document(&arguments.client) {
+    if let Some(auth) = arguments.auth.document(&arguments.more) {
         document.insert("auth".to_owned(), auth);
     }
     Value::Object(document)
@@ -257,9 +290,13 @@ fn path(id: &str, rest: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::Parser;
+    use utoipa::PartialSchema;
 
     use super::*;
+    use crate::registry::spec::{AuthSpec, EndpointSpec, TlsSpec};
 
     #[derive(Parser)]
     struct Line {
@@ -287,6 +324,11 @@ mod tests {
                         "refreshToken": "r", "headers": { "A": "b" }, "queryParams": { "q": "1=2" }, "expiresIn": 60 } }),
             ),
             ("x add http://a/ --retry 30s", json!({ "url": "http://a/", "retry": ["30s"] })),
+            (
+                "x add http://a/ --secret new --secret old --status disabled --attributes {\"a\":1} --api-key k --api-key-header X-Own",
+                json!({ "url": "http://a/", "secret": ["new", "old"], "status": "disabled", "attributes": { "a": 1 },
+                        "auth": { "type": "api_key", "key": "k", "header": "X-Own" } }),
+            ),
         ] {
             let Command::Add(add) = Line::try_parse_from(line.split(' ')).expect(line).command else { panic!("{line}") };
             assert_eq!(document(&add), expected, "{line}");
@@ -297,9 +339,47 @@ mod tests {
             "--client c:s",
             "--bearer T --oauth2 https://idp/ --client c:s",
             "--tls-key k",
+            "--api-key-header X-Own",
+            "--attributes [1]",
         ] {
             assert!(Line::try_parse_from(format!("x add http://a/ {wrong}").split(' ')).is_err(), "{wrong}");
         }
+    }
+
+    /// The fields of a document of the API, from its schema.
+    fn fields<T: PartialSchema>() -> BTreeSet<String> {
+        let schema = serde_json::to_value(T::schema()).expect("a schema is JSON");
+        schema["properties"].as_object().expect("an object").keys().cloned().collect()
+    }
+
+    #[test]
+    fn every_field_of_an_endpoint_has_its_option() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let file = file.path().to_str().expect("text");
+        let all = format!(
+            "x add http://a/ --id i --tenant t --description d --channel c --type t --direction in --filter f --format f --signing s --secret s \
+             --rate 1/s --concurrency 1 --header A:b --retry none --status enabled --attributes {{}} \
+             --tls-certificate {file} --tls-key {file} --tls-ca {file} "
+        );
+        let auths = [
+            "--bearer t",
+            "--api-key k --api-key-header X",
+            "--basic u:p",
+            "--auth-header A:b",
+            "--oauth2 http://i/ --client c:s --refresh-token r --token-header A:b --token-param q=1 --expires-in 60",
+        ];
+        let mut auth = BTreeSet::new();
+        for options in auths {
+            let line = all.clone() + options;
+            let Command::Add(add) = Line::try_parse_from(line.split_whitespace()).expect(options).command else { panic!("{line}") };
+            let mut document = document(&add);
+            document["tls"] = add.tls.document().expect("the files are there").expect("given");
+            let named = |document: &Value| document.as_object().expect("an object").keys().cloned().collect::<BTreeSet<String>>();
+            assert_eq!(named(&document), fields::<EndpointSpec>());
+            assert_eq!(named(&document["tls"]), fields::<TlsSpec>());
+            auth.extend(named(&document["auth"]));
+        }
+        assert_eq!(auth, fields::<AuthSpec>());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use serde::{
 
 use super::*;
 
+mod endpoints;
+
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     match parse("test.toml", text, environment) {

@@ -6,6 +6,7 @@ mod agents;
 mod bad_input;
 mod cli;
 mod crash;
+mod examples;
 mod filters;
 mod fleet;
 mod hostile;

@@ -27,21 +27,26 @@ pub struct Auth {
     oauth2: Option<String>,
 }
 
+/// What goes with some of them.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "With --oauth2")]
-pub struct OAuth2Client {
+#[command(next_help_heading = "Authentication, more")]
+pub struct More {
+    /// With --api-key: the header that carries the key.
+    #[arg(long, value_name = "NAME", requires = "api_key")]
+    api_key_header: Option<String>,
+    /// With --oauth2: who asks for tokens.
     #[arg(long, value_name = "ID:SECRET", value_parser = user, requires = "oauth2")]
     client: Option<(String, String)>,
-    /// Asked with first.
+    /// With --oauth2: asked with first.
     #[arg(long, value_name = "TOKEN", requires = "oauth2")]
     refresh_token: Option<String>,
-    /// A header of the token request, as `Name: value`; several times for several.
+    /// With --oauth2: a header of the token request, as `Name: value`; several times for several.
     #[arg(long = "token-header", value_name = "HEADER", value_parser = header, requires = "oauth2")]
     token_headers: Vec<(String, String)>,
-    /// A query parameter of the token request; several times for several.
+    /// With --oauth2: a query parameter of the token request; several times for several.
     #[arg(long = "token-param", value_name = "NAME=VALUE", value_parser = parameter, requires = "oauth2")]
     token_params: Vec<(String, String)>,
-    /// Seconds that a token lives whose answer does not say so.
+    /// With --oauth2: seconds that a token lives whose answer does not say so.
     #[arg(long, value_name = "SECONDS", requires = "oauth2")]
     expires_in: Option<u64>,
 }
@@ -53,6 +58,7 @@ pub struct Tls {
     /// The certificate to show to the receiver, and those between it and the authority that the receiver trusts.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
+    /// The key of the certificate.
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
     /// Authorities to trust for this endpoint alone.
@@ -76,15 +82,19 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 }
 
 impl Auth {
-    pub fn document(&self, client: &OAuth2Client) -> Option<Value> {
+    pub fn document(&self, more: &More) -> Option<Value> {
         if let Some(url) = &self.oauth2 {
-            return Some(client.document(url));
+            return Some(more.oauth2(url));
         }
         if let Some(token) = &self.bearer {
             return Some(json!({ "type": "bearer", "token": token }));
         }
         if let Some(key) = &self.api_key {
-            return Some(json!({ "type": "api_key", "key": key }));
+            let mut document = json!({ "type": "api_key", "key": key });
+            if let Some(header) = &more.api_key_header {
+                document["header"] = json!(header);
+            }
+            return Some(document);
         }
         if let Some((username, password)) = &self.basic {
             return Some(json!({ "type": "basic", "username": username, "password": password }));
@@ -94,8 +104,8 @@ impl Auth {
     }
 }
 
-impl OAuth2Client {
-    pub fn document(&self, url: &str) -> Value {
+impl More {
+    fn oauth2(&self, url: &str) -> Value {
         let all = |pairs: &[(String, String)]| pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<Map<_, _>>();
         let mut document = json!({ "type": "oauth2", "url": url });
         if let Some((id, secret)) = &self.client {

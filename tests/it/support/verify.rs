@@ -68,7 +68,7 @@ pub fn unsigned(request: &Received) {
 }
 
 /// HMAC-SHA256 by the `openssl` program, in hexadecimal.
-fn openssl_hmac(key: &str, signed: &[u8]) -> String {
+pub fn openssl_hmac(key: &str, signed: &[u8]) -> String {
     openssl(&["-sha256", "-mac", "HMAC", "-macopt", &format!("key:{key}")], signed)
 }
 
