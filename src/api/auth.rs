@@ -20,6 +20,7 @@ use super::{
     signature,
 };
 use crate::{
+    log::record::name_field,
     model::{
         FieldError, Secret, Text,
         token::{Role, Token, TokenKind},
@@ -103,6 +104,10 @@ impl Caller {
 
     /// The tenant whose things are asked for: the one that was named, that of the token, or none for all of them. Naming another one is refused.
     pub fn scope(&self, named: Option<&str>) -> Result<Option<Text>, Problem> {
+        if let Some(named) = named {
+            // An event of such a tenant could not be read again.
+            name_field("tenant", named.into()).map_err(|wrong| Problem::malformed(wrong.path, wrong.message))?;
+        }
         match self {
             Caller::Admin => Ok(named.map(Text::from)),
             Caller::Token(token) if named.is_none_or(|named| token.tenant == named) => Ok(Some(token.tenant.clone())),

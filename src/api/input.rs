@@ -8,10 +8,11 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::{Context, error::Problem};
-use crate::model::{Budget, Permit, Timestamp};
+use crate::model::{Budget, Permit, Timestamp, json::Unique};
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -67,7 +68,7 @@ pub async fn read_body(request: Request, limit: usize, key: &str, bodies: &Arc<B
     }
 }
 
-/// A JSON document. An empty body stands for `{}`.
+/// A JSON object. An empty body stands for `{}`.
 pub struct Document<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Context> for Document<T> {
@@ -81,6 +82,16 @@ impl<T: DeserializeOwned> FromRequest<Context> for Document<T> {
 
 /// Reads JSON; the error names the path of what is wrong.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    // Also told where two members have one name, of which a map would keep the last.
+    read::<Unique>(text)?;
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        // A derived reader would take an array for the members in their order.
+        return Err(Problem::malformed(".", "cannot be read: it is no JSON object"));
+    }
+    read(text)
+}
+
+fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -104,6 +115,9 @@ impl<T: DeserializeOwned> FromRequestParts<Context> for Params<T> {
 }
 
 fn params<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    if uri.query().is_some_and(|query| percent_decode_str(query).decode_utf8().is_err()) {
+        return Err(Problem::malformed("query", "is no UTF-8"));
+    }
     let Query(params) = Query::try_from_uri(uri).map_err(|error| Problem::malformed("query", error.body_text()))?;
     Ok(params)
 }

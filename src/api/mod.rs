@@ -31,6 +31,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::AdminToken;
 
@@ -121,13 +122,21 @@ impl std::ops::Deref for Shared {
 
 type Context = Arc<Shared>;
 
+fn routes() -> OpenApiRouter<Context> {
+    openapi::describe(native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes()))
+}
+
+/// The description of all routes (OpenAPI 3.1), as `/openapi.json` answers it.
+pub fn description() -> String {
+    openapi::text(routes().into_openapi())
+}
+
 /// All routes. Serve it on the control plane's own runtime.
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    let routes = native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes());
-    let (router, document) = openapi::describe(routes).split_for_parts();
-    let document = Arc::<str>::from(document.to_json().expect("a plain document is always JSON"));
+    let (router, document) = routes().split_for_parts();
+    let document = Arc::<str>::from(openapi::text(document));
     router
         .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
         .fallback(no_route)

@@ -41,7 +41,7 @@ pub async fn apply(request: Request, next: Next) -> Response {
 }
 
 /// Whether a path is `prefix` or lies below it.
-fn is_below(path: &str, prefix: &str) -> bool {
+pub fn is_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -25,8 +25,10 @@ use crate::{
 };
 
 mod filters;
+mod hostile;
 mod hub;
 mod hub_refusals;
+mod openapi;
 mod roles;
 mod tokens;
 

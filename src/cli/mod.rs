@@ -8,6 +8,7 @@ mod dead_letter;
 pub mod demo;
 mod endpoint;
 pub mod listen;
+mod openapi;
 mod send;
 mod table;
 mod token;
@@ -47,6 +48,7 @@ pub enum Command {
     Token(token::Command),
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    Openapi(openapi::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -89,6 +91,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Token(command) => block_on(token::run(command)),
         Command::Agent(command) => block_on(agent::run(command)),
         Command::DeadLetter(command) => block_on(dead_letter::run(command)),
+        Command::Openapi(arguments) => openapi::run(arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

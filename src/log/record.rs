@@ -293,7 +293,8 @@ fn locate(text: &str) -> FieldError {
     }
 }
 
-fn name_field(name: &str, value: Text) -> Result<Text, FieldError> {
+/// What an event may be called by in its field `name`: its id, type, channel or tenant.
+pub fn name_field(name: &str, value: Text) -> Result<Text, FieldError> {
     text_field(name, value, NAME_LIMIT)
 }
 

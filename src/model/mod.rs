@@ -14,6 +14,7 @@ pub mod event;
 pub mod field;
 pub mod header;
 pub mod health;
+pub mod json;
 pub mod oauth;
 pub mod secret;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 pub use self::{auth::AuthSpec, tls::TlsSpec};
 use super::seal::{fill_random, hex};
-use crate::model::{Endpoint, FieldError, RetrySchedule, Secret, Signing, Timestamp};
+use crate::model::{Endpoint, FieldError, RetrySchedule, Secret, Signing, Timestamp, json::object};
 
 /// Text that must not be printed: a secret on its way in or out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -36,15 +36,18 @@ impl std::fmt::Debug for SecretText {
 pub struct EndpointSpec {
     /// Letters, digits, `-` and `_`, at most 64; made up by the API when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub id: Option<String>,
     /// http or https, without credentials and fragment, at most 2,048 characters.
-    #[schema(example = "https://hooks.example.com/orders")]
+    #[schema(example = "https://hooks.example.com/orders", max_length = 2048, required = true)]
     pub url: String,
     /// `default` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub tenant: Option<String>,
     /// At most 1,000 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
     pub description: Option<String>,
     /// Channels to listen to; empty: all of the tenant.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -73,6 +76,7 @@ pub struct EndpointSpec {
     pub rate: Option<String>,
     /// Requests in flight at once per instance, 1 to 1,024; absent: the default of `[scheduler]`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1024)]
     pub concurrency: Option<u32>,
     /// Headers to send along; what is secret belongs into `auth`, where it is sealed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -83,9 +87,9 @@ pub struct EndpointSpec {
     /// `enabled` (the default) or `disabled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub auth: Option<AuthSpec>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub tls: Option<TlsSpec>,
     /// What the API of a product keeps with it and shows again, such as `customAttributes` of the Hub; at most 16 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@
 //! that were registered before it, so of several that come at once the last in the order of the registry stays. Subscriptions of shape A, and
 //! endpoints that were made elsewhere, are shown, and neither deactivated nor deleted with all others.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -31,7 +31,7 @@ use crate::{
 const MADE_HERE: &str = "notifications";
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ConversionNewNotification)]
 pub struct NewSubscription {
     /// `prospects`, `quotes`, `interactions`, `agents`.
@@ -112,7 +112,7 @@ pub async fn create(
             document.status = Some("disabled".into());
             Ok(document)
         });
-        change.await?;
+        unless_gone(change.await)?;
         tracing::info!(endpoint = %id, by = %created.id, "endpoint disabled by the next subscription");
     }
     Ok(Json(Subscription::of(&created)))
@@ -121,7 +121,8 @@ pub async fn create(
 /// Deletes all that were subscribed here.
 #[utoipa::path(delete, path = "/v1/notifications/subscriptions", tag = "Zenvia Conversion", params(TenantQuery),
     operation_id = "notifications_delete_all", security(("api-key" = []), ("token" = []), ("bearer" = [])),
-    responses((status = 200, body = Modified), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Modified), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 409, description = "An agent tells one of them; others may be deleted.", body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn delete_all(
     State(context): State<Context>,
     caller: Caller,
@@ -130,10 +131,11 @@ pub async fn delete_all(
     caller.need(Role::Developer)?;
     let tenant = caller.scope(query.tenant.as_deref())?;
     let ours = endpoints::all(&context, tenant.as_deref(), is_ours);
+    let mut modified = 0;
     for entry in &ours {
-        endpoints::remove(&context, &entry.endpoint.id).await?;
+        modified += usize::from(unless_gone(endpoints::remove(&context, &entry.endpoint.id).await)?.is_some());
     }
-    Ok(Json(Modified { modified: ours.len() }))
+    Ok(Json(Modified { modified }))
 }
 
 #[utoipa::path(get, path = "/v1/notifications/subscription/{id}", tag = "Zenvia Conversion", operation_id = "notifications_get",
@@ -154,6 +156,14 @@ pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) 
     let entry = visible(&context, &caller, &id)?;
     endpoints::remove(&context, &id).await?;
     Ok(Json(Subscription::of(&entry.endpoint)))
+}
+
+/// What somebody else deleted in the meantime needs nothing any more, and those after it still do.
+fn unless_gone<T>(result: Result<T, Problem>) -> Result<Option<T>, Problem> {
+    match result {
+        Err(problem) if problem.status() == StatusCode::NOT_FOUND => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 fn is_active(entry: &Entry) -> bool {

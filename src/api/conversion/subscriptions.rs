@@ -26,7 +26,7 @@ pub struct TenantQuery {
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ConversionNewSubscription)]
 pub struct NewSubscription {
     /// `lead.created`, `quote.updated` or `interaction.resolved`.

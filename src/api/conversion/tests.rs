@@ -145,3 +145,17 @@ async fn endpoints_that_were_made_elsewhere_are_shown_and_others_are_not_there()
     assert!(api.registry.get("all").is_some() && api.registry.get("hub").is_some());
     assert_eq!(api.ask(&foreign, "GET", A, "").await.expect(200), json!([]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_deletes_all_is_not_stopped_by_somebody_who_does_the_same() {
+    let api = Api::start().await;
+    let key = api.token("acme", "developer").await;
+    let body = json!({"topics": ["prospects"], "callbackUrl": "https://example.com/hook"}).to_string();
+    for _ in 0..20 {
+        api.ask(&key, "POST", B, body.clone()).await.expect(200);
+    }
+    let answers = tokio::join!(api.ask(&key, "DELETE", B, ""), api.ask(&key, "DELETE", B, ""), api.ask(&key, "DELETE", B, ""));
+    let modified = [answers.0, answers.1, answers.2].map(|answer| answer.expect(200)["modified"].as_u64().expect("a number"));
+    assert_eq!(modified.iter().sum::<u64>(), 20, "{modified:?}");
+    assert_eq!(api.registry.endpoints(Some("acme"), None, 10).len(), 0);
+}

@@ -42,6 +42,7 @@ pub struct Call {
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct TenantQuery {
     /// Only for the admin token, which acts for `default` without it.
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
 }
 
@@ -50,6 +51,7 @@ pub struct TenantQuery {
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct TemplateListQuery {
     /// Only for the admin token, which acts for `default` without it.
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
     /// Lists the webhooks of this channel instead.
     channel_id: Option<String>,

@@ -14,9 +14,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::{api::error::Problem, model::FieldError, registry::WriteError};
+use crate::{
+    api::{error::Problem, shape::is_below},
+    model::FieldError,
+    registry::WriteError,
+};
 
 /// Which routes were called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +33,9 @@ pub enum Family {
 impl Family {
     /// That of a path, whether there is a route for it or not.
     pub fn of(path: &str) -> Option<Family> {
-        let below = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if below("/v1/channels") {
+        if is_below(path, "/v1/channels") {
             Some(Family::Channel)
-        } else if below("/v1/webhooks") {
+        } else if is_below(path, "/v1/webhooks") {
             Some(Family::Template)
         } else {
             None
@@ -111,6 +115,14 @@ impl Error {
         Error::new(family, StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
+    pub fn body(&self) -> Value {
+        let message = self.message.clone();
+        match self.family {
+            Family::Channel => json!(ChannelError { error: self.status.as_u16(), message }),
+            Family::Template => json!(TemplateError { error: message }),
+        }
+    }
+
     /// As a change words what is wrong with it.
     pub fn in_change(self) -> Error {
         let is_field = self.status == StatusCode::BAD_REQUEST;
@@ -126,10 +138,7 @@ pub fn is_invalid(problem: &Problem) -> bool {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = match self.family {
-            Family::Channel => (self.status, Json(ChannelError { error: self.status.as_u16(), message: self.message })).into_response(),
-            Family::Template => (self.status, Json(TemplateError { error: self.message })).into_response(),
-        };
+        let mut response = (self.status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());

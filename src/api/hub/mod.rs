@@ -37,6 +37,11 @@ pub fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(template::get, template::patch, template::delete))
 }
 
+/// The body of an error at a path of this product, for the description.
+pub fn error_body(path: &str, problem: Problem) -> serde_json::Value {
+    Error::of(Family::of(path).expect("a path of this product"), problem).body()
+}
+
 /// The answer to what no route was found for, if the path belongs to this product.
 pub fn refused(uri: &Uri, problem: Problem) -> Result<Response, Problem> {
     match Family::of(uri.path()) {

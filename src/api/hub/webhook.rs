@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::registry::spec::SecretText;
+use crate::{model::json::object, registry::spec::SecretText};
 
 /// A webhook as a client writes it. In a change, what is absent stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -30,6 +30,7 @@ pub struct WebhookSpec {
     /// Made by `signing`, never taken: null is what an unsigned webhook shows.
     #[schema(value_type = Option<String>)]
     pub secret: Option<SecretText>,
+    #[serde(deserialize_with = "object")]
     pub auth: Option<WebhookAuth>,
     /// `DEFAULT`, `Z_API` or `CHATWOOT`. Template webhooks store `CHATWOOT` as `DEFAULT`.
     #[schema(example = "DEFAULT")]

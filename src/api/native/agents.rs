@@ -39,12 +39,15 @@ const READ_DEADLINE: Duration = Duration::from_secs(5);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schema(example = json!({"name": "VIP tickets", "condition": "event.type == 'ticket.opened' && event.data.ticket.priority == 'high'", "endpoint": "ep_crm"}))]
 pub struct NewAgent {
+    #[schema(required = true, min_length = 1, max_length = 256)]
     name: String,
     /// What it is called elsewhere; sent along as `expertAgent.externalId`. Its id when absent.
     external_id: Option<String>,
     /// A CEL expression over the ticket event, as `filter` of an endpoint.
+    #[schema(required = true)]
     condition: String,
     /// The id of an endpoint of the same tenant.
+    #[schema(required = true)]
     endpoint: String,
     /// That of the calling token when absent; `default` for the admin token.
     tenant: Option<String>,
@@ -119,7 +122,7 @@ pub async fn list(
 }
 
 #[utoipa::path(post, path = "/v1/agents", tag = "agents", request_body = NewAgent,
-    responses((status = 201, body = AgentView), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+    responses((status = 201, body = AgentView, headers(("Location" = String, description = "Its path."))), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 409, description = "The tenant has as many agents as it can have.", body = Problem),
         (status = 422, description = "Fields are wrong; all of them are named.", body = Problem), (status = 503, body = Problem)))]
 pub async fn create(State(context): State<Context>, caller: Caller, Document(new): Document<NewAgent>) -> Result<Response, Problem> {
@@ -155,7 +158,8 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
 }
 
 /// Changes an agent: fields that are given replace what is there.
-#[utoipa::path(patch, path = "/v1/agents/{id}", tag = "agents", params(("id" = String, Path)), request_body = AgentPatch,
+#[utoipa::path(patch, path = "/v1/agents/{id}", tag = "agents", params(("id" = String, Path)), 
+    request_body(content = AgentPatch, example = json!({"condition": "event.type == 'ticket.opened'"})),
     responses((status = 200, body = AgentView), (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub async fn patch(

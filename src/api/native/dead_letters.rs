@@ -28,6 +28,7 @@ const MAX_IDS: usize = 1_000;
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    #[param(min_length = 1, max_length = 256)]
     pub tenant: Option<String>,
     /// Id of an endpoint.
     pub endpoint: Option<String>,
@@ -45,7 +46,7 @@ pub struct ListQuery {
     #[param(value_type = Option<String>, format = DateTime)]
     pub until: Option<String>,
     /// 1 to 1,000; 100 when absent.
-    #[param(value_type = Option<u32>)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     pub limit: Option<String>,
     /// `next` of the page before.
     pub cursor: Option<String>,
@@ -73,7 +74,7 @@ pub struct LetterView {
     attempts: Option<u32>,
     /// What it holds: the event, or the text of a record that could not be read. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Value, required = false)]
     content: Option<Box<RawValue>>,
 }
 
@@ -140,7 +141,9 @@ impl LetterView {
 
 /// Dead letters, newest first.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", params(ListQuery),
-    responses((status = 200, body = Page<LetterView>), (status = 400, body = Problem)))]
+    responses((status = 200, body = Page<LetterView>,
+            links(("letter" = (operation_id = "dead_letters_get", parameters(("id" = "$response.body#/items/0/id")))))),
+        (status = 400, body = Problem)))]
 pub async fn list(
     State(context): State<Context>,
     caller: Caller,
@@ -175,7 +178,9 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redrive {
+    #[schema(min_items = 1, max_items = 1000)]
     ids: Option<Vec<String>>,
+    #[schema(min_length = 1, max_length = 256)]
     tenant: Option<String>,
     endpoint: Option<String>,
     channel: Option<String>,
@@ -223,7 +228,7 @@ impl JobView {
 }
 
 /// Sends dead letters again, in the background.
-#[utoipa::path(post, path = "/v1/dead-letters/redrive", tag = "dead letters", request_body = Redrive,
+#[utoipa::path(post, path = "/v1/dead-letters/redrive", tag = "dead letters", request_body(content = Option<Redrive>, example = json!({"endpoint": "orders", "reason": "exhausted"})),
     responses((status = 202, description = "Ask for its id to see how far it has come.", body = JobView), (status = 400, body = Problem),
         (status = 404, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub async fn redrive(

@@ -26,7 +26,7 @@ use crate::{
         error::Problem,
         input::{Document, Id, Params, limit},
     },
-    log::record::{encode_delivery, unplaced},
+    log::record::{encode_delivery, name_field, unplaced},
     model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
     registry::{
         Draft, Entry, WriteError,
@@ -43,6 +43,7 @@ const READ_ONLY: &[&str] = &["health", "declared", "createdAt", "updatedAt"];
 #[into_params(parameter_in = Query)]
 pub struct TenantQuery {
     /// Of an endpoint that names none.
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
 }
 
@@ -62,8 +63,10 @@ pub async fn list(
 }
 
 /// Registers an endpoint. The answer is the only one with its secret in it.
-#[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints", params(TenantQuery), request_body = EndpointSpec,
-    responses((status = 201, body = EndpointView), (status = 400, body = Problem), (status = 403, body = Problem),
+#[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints", params(TenantQuery), request_body(content = EndpointSpec, example = json!({"url": "https://hooks.example.com/orders",
+        "channels": ["shop"], "types": ["order.*"], "auth": {"type": "bearer", "token": "t0k"}, "headers": {"X-Source": "posthaste"}, "rate": "50/s",
+        "retry": ["30s", "5m", "1h"]})),
+    responses((status = 201, body = EndpointView, headers(("Location" = String, description = "Its path."))), (status = 400, body = Problem), (status = 403, body = Problem),
         (status = 409, description = "The id is taken.", body = Problem),
         (status = 422, description = "Fields are wrong; all of them are named.", body = Problem), (status = 503, body = Problem)))]
 pub async fn create(
@@ -122,7 +125,8 @@ fn without_placeholders(value: &mut Value) {
 
 /// Changes an endpoint by a JSON merge patch (RFC 7396): fields that are given replace what is there, null brings back the default. `auth` of
 /// another type replaces the old one whole. Another way of signing makes a new secret, if none is given, and shows it.
-#[utoipa::path(patch, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = String, Path)), request_body = EndpointSpec,
+#[utoipa::path(patch, path = "/v1/endpoints/{id}", tag = "endpoints", params(("id" = String, Path)),
+    request_body(content = EndpointSpec, example = json!({"rate": "5/s", "description": null})),
     responses((status = 200, body = EndpointView), (status = 400, body = Problem), (status = 404, body = Problem),
         (status = 409, description = "It is declared in the configuration file.", body = Problem), (status = 422, body = Problem)))]
 pub async fn patch(
@@ -156,11 +160,12 @@ pub struct Rotation {
     /// The new secret; made up when absent.
     secret: Option<SecretText>,
     /// How many of the old ones stay live beside it, 0 to 3; 1 when absent. The hub scheme has one secret, so there it is always 0.
+    #[schema(maximum = 3)]
     keep: Option<u8>,
 }
 
 /// Gives an endpoint a new secret and shows it. The old one goes on signing beside it (`standard`) until the next rotation.
-#[utoipa::path(post, path = "/v1/endpoints/{id}/rotate-secret", tag = "endpoints", params(("id" = String, Path)), request_body = Rotation,
+#[utoipa::path(post, path = "/v1/endpoints/{id}/rotate-secret", tag = "endpoints", operation_id = "endpoints_rotate_secret", params(("id" = String, Path)), request_body(content = Option<Rotation>, example = json!({"keep": 1})),
     responses((status = 200, body = EndpointView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn rotate_secret(
     State(context): State<Context>,
@@ -211,9 +216,9 @@ pub struct TestEvent {
 }
 
 /// Sends an event to this endpoint alone, whatever it listens to. What came of it is among its attempts.
-#[utoipa::path(post, path = "/v1/endpoints/{id}/test", tag = "endpoints", params(("id" = String, Path)), request_body = TestEvent,
+#[utoipa::path(post, path = "/v1/endpoints/{id}/test", tag = "endpoints", params(("id" = String, Path)), request_body(content = Option<TestEvent>, example = json!({"type": "order.created", "channel": "shop", "data": {"n": 1}})),
     responses((status = 202, body = Accepted), (status = 404, body = Problem),
-        (status = 409, description = "It is disabled or suspended.", body = Problem), (status = 503, body = Problem)))]
+        (status = 409, description = "It is disabled or suspended.", body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub async fn test(
     State(context): State<Context>,
     caller: Caller,
@@ -226,11 +231,18 @@ pub async fn test(
         return Err(Problem::conflict(format!("the endpoint `{id}` is {}: enable it first", why_not_served(&entry))));
     }
     let now = context.clock.now();
+    // As any other event: what could not be read again is not taken.
+    let named = |field, given: Option<String>, usual: &'static str| match given {
+        Some(given) => name_field(field, given.into()).map_err(|wrong| Problem::invalid(vec![wrong])),
+        None => Ok(Text::from_static(usual)),
+    };
+    let kind = named("type", test.kind, "posthaste.test")?;
+    let channel = named("channel", test.channel, Event::OWN_CHANNEL)?;
     let data = test.data.unwrap_or_else(|| serde_json::json!({"test": true, "sentAt": now.to_string()}));
     let event = Event {
         id: Text::from(format!("test_{}", uuid::Uuid::now_v7().simple())),
-        kind: test.kind.map_or_else(|| Text::from_static("posthaste.test"), Text::from),
-        channel: test.channel.map_or_else(|| Text::from_static(Event::OWN_CHANNEL), Text::from),
+        kind,
+        channel,
         direction: None,
         time: now,
         tenant: entry.endpoint.tenant.clone(),

@@ -40,16 +40,19 @@ pub struct Answer {
 #[derive(Serialize, Deserialize, ToSchema)]
 struct EventDocument {
     /// Stable over attempts; receivers de-duplicate on it. Made from the position when absent.
+    #[schema(min_length = 1, max_length = 256)]
     id: Option<String>,
-    #[schema(example = "lead.created")]
+    #[schema(example = "lead.created", min_length = 1, max_length = 256)]
     r#type: String,
-    #[schema(example = "whatsapp")]
+    #[schema(example = "whatsapp", min_length = 1, max_length = 256)]
     channel: String,
     /// `IN`, `OUT` or `INTERNAL`.
     direction: Option<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     time: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
     tenant: Option<String>,
+    #[schema(min_length = 1, max_length = 1024)]
     subject: Option<String>,
     /// `high`, `normal` or `low`: the order within the queue of an endpoint.
     priority: Option<String>,
@@ -61,11 +64,15 @@ struct EventDocument {
 #[into_params(parameter_in = Query)]
 pub struct Query {
     /// Of events that name none.
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
 }
 
 /// Takes one event, an array of them, or newline-delimited JSON. All are checked before one is stored.
-#[utoipa::path(post, path = "/v1/events", tag = "events", params(Query), request_body = EventDocument,
+#[utoipa::path(post, path = "/v1/events", tag = "events", params(Query), 
+    request_body(content = EventDocument, description = "One event, or several: as an array, or one after the other (newline-delimited JSON). \
+            CloudEvents 1.0 are taken as well.",
+        example = json!({"type": "lead.created", "channel": "whatsapp", "data": {"name": "Ana"}})),
     responses((status = 202, description = "All are durable.", body = Answer),
         (status = 400, description = "Nothing was stored: a field is wrong, or the body is no JSON.", body = Problem),
         (status = 413, description = "Larger than `ingest.body` or `ingest.event` allow.", body = Problem),

@@ -47,9 +47,10 @@ impl<T> Page<T> {
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only the admin token sees more than one.
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
     /// 1 to 1,000; 100 when absent.
-    #[param(value_type = Option<u32>)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 1000)]
     limit: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -30,9 +30,10 @@ const SLACK: Duration = Duration::from_secs(60);
 #[serde(deny_unknown_fields, default)]
 pub struct NewReplay {
     /// Id of the endpoint.
+    #[schema(required = true)]
     endpoint: String,
     /// What the log took from this time on.
-    #[schema(value_type = String, format = DateTime)]
+    #[schema(value_type = String, format = DateTime, required = true)]
     since: Option<String>,
     /// And before this time; now when absent.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -89,6 +90,7 @@ impl ReplayView {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
+    #[param(min_length = 1, max_length = 256)]
     tenant: Option<String>,
     /// Id of an endpoint.
     endpoint: Option<String>,
@@ -109,9 +111,9 @@ pub async fn list(
 }
 
 /// Sends what an endpoint listens to, and the log took in that time, to it once more. In the background.
-#[utoipa::path(post, path = "/v1/replays", tag = "replays", request_body = NewReplay,
+#[utoipa::path(post, path = "/v1/replays", tag = "replays", request_body(content = NewReplay, example = json!({"endpoint": "orders", "since": "2026-01-31T08:00:00Z", "until": "2026-01-31T12:00:00Z"})),
     responses((status = 202, body = ReplayView), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "The endpoint is disabled or suspended.", body = Problem), (status = 429, body = Problem)))]
+        (status = 409, description = "The endpoint is disabled or suspended.", body = Problem), (status = 422, body = Problem), (status = 429, body = Problem)))]
 pub async fn create(
     State(context): State<Context>,
     caller: Caller,
@@ -142,7 +144,7 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
     Ok(Json(ReplayView::of(known(&context, &caller, &id)?)))
 }
 
-/// Ends a replay. What it has appended is delivered.
+/// Ends a replay. What it has appended is delivered, and how far it came can still be read.
 #[utoipa::path(delete, path = "/v1/replays/{id}", tag = "replays", params(("id" = String, Path)),
     responses((status = 204), (status = 404, body = Problem)))]
 pub async fn delete(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {

@@ -50,8 +50,9 @@ pub struct Enabled {
 
 /// Enables an endpoint: Active without a score, whatever it was. Asked again with `recover` it recovers again, from where it was suspended last: for
 /// when the first recovery was refused (429) or cut short.
-#[utoipa::path(post, path = "/v1/endpoints/{id}/enable", tag = "endpoints", params(("id" = String, Path)), request_body = Enable,
-    responses((status = 200, body = Enabled), (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/v1/endpoints/{id}/enable", tag = "endpoints", params(("id" = String, Path)), request_body(content = Option<Enable>, example = json!({"recover": true})),
+    responses((status = 200, body = Enabled), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 429, description = "Too many redrives or replays run already; the endpoint is enabled.", body = Problem), (status = 503, body = Problem)))]
 pub async fn enable(
     State(context): State<Context>,
     caller: Caller,

@@ -23,8 +23,10 @@ const MAX_WEIGHT: u32 = 1_000;
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NewTenant {
     /// Such as `ENTERPRISE`.
+    #[schema(max_items = 32)]
     account_roles: Vec<String>,
     /// Its share of the turns beside other tenants, 1 to 1,000; 1 when absent.
+    #[schema(minimum = 1, maximum = 1000)]
     weight: Option<u32>,
     /// Events that its tokens may hand in over HTTP on each instance, such as `500/s`; absent: unlimited.
     rate: Option<String>,
@@ -63,7 +65,7 @@ pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> 
 }
 
 /// Sets what a tenant has booked; needs the admin token.
-#[utoipa::path(put, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path)), request_body = NewTenant,
+#[utoipa::path(put, path = "/v1/tenants/{id}", tag = "tenants", params(("id" = String, Path)), request_body(content = Option<NewTenant>, example = json!({"accountRoles": ["ENTERPRISE"], "weight": 2, "rate": "500/s"})),
     responses((status = 200, body = TenantView), (status = 403, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn put(
     State(context): State<Context>,

@@ -30,12 +30,14 @@ const MAX_NAME: usize = 256;
 #[serde(deny_unknown_fields, default)]
 pub struct NewToken {
     /// What it is for, in words.
+    #[schema(required = true, min_length = 1, max_length = 256)]
     name: String,
     /// `standard` (the default), or `signature`: every request has to be signed as well.
     kind: Option<String>,
     /// `viewer` (reads; the default), `developer` (also changes endpoints and sends events) or `admin` (also manages tokens).
     role: Option<String>,
     /// That of the calling token when absent; `default` for the admin token.
+    #[schema(min_length = 1, max_length = 256)]
     tenant: Option<String>,
 }
 
@@ -183,7 +185,7 @@ pub async fn create(
 }
 
 #[utoipa::path(get, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)),
-    responses((status = 200, body = TokenView), (status = 404, body = Problem)))]
+    responses((status = 200, body = TokenView), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn get(State(context): State<Context>, caller: Caller, Id(id): Id) -> Result<Json<TokenView>, Problem> {
     caller.need(Role::Admin)?;
     let token = visible(&context, &caller, &id)?;

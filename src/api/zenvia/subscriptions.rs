@@ -53,7 +53,7 @@ pub struct NewSubscription {
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ZenviaNewWebhook)]
 pub struct NewWebhook {
     url: String,
@@ -63,7 +63,7 @@ pub struct NewWebhook {
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ZenviaWebhookAuth)]
 pub struct NewAuth {
     /// `OAUTH`, which is also the default.
@@ -79,7 +79,7 @@ pub struct NewAuth {
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = ZenviaOAuth)]
 pub struct NewOAuth {
     /// `client_credentials`, which is also the default.
@@ -88,10 +88,12 @@ pub struct NewOAuth {
     client_secret: String,
     refresh_token: Option<String>,
     /// Seconds that a token lives whose answer does not say.
+    #[schema(minimum = 1)]
     expires_in: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = ZenviaNewCriteria)]
 pub struct NewCriteria {
     channel: Option<String>,
@@ -102,13 +104,24 @@ pub struct NewCriteria {
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(as = ZenviaSubscriptionPatch)]
 pub struct SubscriptionPatch {
-    /// `url`, `headers` and `auth`: those that are given replace what is there.
-    #[schema(value_type = Option<Object>)]
-    webhook: Option<Value>,
+    webhook: Option<WebhookPatch>,
     /// `ACTIVE` or `INACTIVE`.
     status: Option<String>,
+}
+
+/// What is given replaces what is there.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ZenviaWebhookPatch)]
+pub struct WebhookPatch {
+    #[schema(max_length = 2048)]
+    url: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    headers: Option<Value>,
+    auth: Option<NewAuth>,
 }
 
 /// All subscriptions of the tenant.

@@ -34,6 +34,7 @@ pub struct AuthSpec {
     /// `none`, `bearer` (`token`), `api_key` (`key`, `header`: `X-API-Key` when absent), `basic` (`username`, `password`), `custom_header` (`name`, `value`)
     /// or `oauth2` (`url`, `clientId`, `clientSecret`, and as needed `headers`, `queryParams`, `refreshToken`, `expiresIn`).
     #[serde(rename = "type")]
+    #[schema(required = true)]
     pub kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<SecretText>,
@@ -67,6 +68,7 @@ pub struct AuthSpec {
     pub refresh_token: Option<SecretText>,
     /// Seconds that a token lives whose answer does not say so; 3600 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_536_000)]
     pub expires_in: Option<u64>,
 }
 

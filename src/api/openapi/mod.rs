@@ -1,9 +1,17 @@
 //! The description of the API (OpenAPI 3.1), from the routes' own declarations.
+//!
+//! A declaration says what is its route's own. What holds for many comes from here: who may call ([`describe`]), what is refused before any handler
+//! and what errors look like ([`responses`]), documents that no type stands for ([`schemas`]). The whole is kept as `docs/openapi.json`, so that a change
+//! of the API is seen in review; a test compares.
+
+mod responses;
+mod schemas;
 
 use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use serde_json::Value;
 use utoipa::openapi::{
     Components, OpenApi,
     info::InfoBuilder,
@@ -40,6 +48,14 @@ pub fn describe(routes: OpenApiRouter<Context>) -> OpenApiRouter<Context> {
         SecurityRequirement::new("token", none).add("signature", none),
     ]);
     routes
+}
+
+/// The whole document, as it is answered and printed.
+pub fn text(document: OpenApi) -> String {
+    let mut document = serde_json::to_value(document).expect("a plain document is always JSON");
+    schemas::complete(&mut document);
+    responses::complete(&mut document);
+    serde_json::to_string_pretty::<Value>(&document).expect("a plain document is always JSON") + "\n"
 }
 
 pub fn answer(document: &str) -> Response {
