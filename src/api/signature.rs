@@ -4,7 +4,7 @@
 //! - The body stands in it as its MD5, and so does a `multipart/form-data` body: no route takes one, so the rule that only the file in it is
 //!   hashed has nothing to apply to.
 //! - `Host` is taken as it was sent, with its port or without: what clients call the host name differs in that.
-//! - A date may lie [`OLDEST`] in the past, and [`AHEAD`] in the future: the rule is that a future one is refused, but dates have whole seconds
+//! - A date may lie `OLDEST` in the past, and `AHEAD` in the future: the rule is that a future one is refused, but dates have whole seconds
 //!   and clocks differ a little, so without that grace good requests would be refused now and then.
 //!
 //! Within that time a request that was overheard can be repeated; who is afraid of that uses TLS.

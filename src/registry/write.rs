@@ -167,7 +167,7 @@ impl Registry {
         self.create(endpoint, false).await
     }
 
-    /// Registers a new endpoint unless as many as there may be have its criteria (see [`super::criteria`]). Of several instances that register
+    /// Registers a new endpoint unless as many as there may be have its criteria (see `criteria`). Of several instances that register
     /// at once, those whose records come last are refused: what was appended is taken back, and answered by [`WriteError::Duplicated`].
     pub async fn create_among_few(&self, endpoint: Endpoint) -> Result<Entry, WriteError> {
         if self.view().is_one_too_many(&endpoint) {

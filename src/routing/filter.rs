@@ -18,7 +18,7 @@
 //!
 //! Grammar and macros are those of the crate `cel`. Its interpreter has no budget and cannot be stopped: `["x"].map(a, a + a)` forty times
 //! over takes all memory of the process, and two nested loops over a long list hold a thread for minutes. So the tree that it parses is turned into
-//! ours ([`tree`]), checked on the way, and evaluated by steps ([`evaluate`]). The parser recurses with its input; it runs on a thread with a stack for
+//! ours (`tree`), checked on the way, and evaluated by steps (`evaluate`). The parser recurses with its input; it runs on a thread with a stack for
 //! the deepest text that it can be given.
 //!
 //! Where JSON and CEL meet we are more lenient than the language: a number is a number (`5 * 1.5`), and unsigned ones are like others.

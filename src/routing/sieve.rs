@@ -6,7 +6,7 @@
 //!   or its filter takes more than its share of a busy thread) handed back to be spilled. Nothing waits for a filter but what has one.
 //! - An endpoint's filter is compiled when its first delivery comes, and once for each version of its text. The data of an event is read
 //!   once for all filters of a thread.
-//! - A filter that overran its steps [`STRIKES`] times within [`MEMORY`] evaluations is told: whoever knows endpoints switches it off.
+//! - A filter that overran its steps `STRIKES` times within `MEMORY` evaluations is told: whoever knows endpoints switches it off.
 //!
 //! # Why threads of their own
 //!

@@ -6,7 +6,7 @@
 //! ticket, and durable **before** its delivery is acknowledged. So a crash in between can tell an outcome twice, never not at all. It is no
 //! part of the journal of attempts, whose last batch a crash may lose: a product promises to remember this.
 //!
-//! A thread follows the topic, on every instance alike, and keeps the newest [`INDEX`] entries in memory; older ones stay in the topic.
+//! A thread follows the topic, on every instance alike, and keeps the newest `INDEX` entries in memory; older ones stay in the topic.
 
 use std::{
     collections::{HashMap, VecDeque},
