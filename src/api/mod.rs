@@ -21,14 +21,17 @@ mod shape;
 pub mod signature;
 mod zenvia;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     Router,
     extract::Request,
     http::{Method, StatusCode, Uri},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -135,10 +138,11 @@ pub fn description() -> String {
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    let (router, document) = routes().split_for_parts();
-    let document = Arc::<str>::from(openapi::text(document));
+    // The description takes some megabytes to make, which a daemon that nobody asks for it need not hold.
+    static DESCRIPTION: LazyLock<String> = LazyLock::new(description);
+    let (router, _) = routes().split_for_parts();
     router
-        .route("/openapi.json", axum::routing::get(move || std::future::ready(openapi::answer(&document))))
+        .route("/openapi.json", axum::routing::get(|| std::future::ready(openapi::answer(&DESCRIPTION))))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&context), auth::identify))
@@ -147,19 +151,13 @@ pub fn router(state: State) -> Router {
         .with_state(context)
 }
 
-async fn no_route(uri: Uri) -> Response {
-    let detail = format!("there is nothing at `{}`: the paths are in /openapi.json", uri.path());
-    refused(&uri, Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
+async fn no_route(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at `{}`: the paths are in /openapi.json", uri.path()))
 }
 
-async fn no_method(method: Method, uri: Uri) -> Response {
+async fn no_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("`{}` cannot be asked by {method}: the methods are in /openapi.json", uri.path());
-    refused(&uri, Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail))
-}
-
-/// What no handler was found for, in the shape of the product that the path belongs to.
-fn refused(uri: &Uri, problem: Problem) -> Response {
-    hub::refused(uri, problem).unwrap_or_else(IntoResponse::into_response)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
 async fn count(axum::extract::State(context): axum::extract::State<Context>, request: Request, next: Next) -> Response {

@@ -7,37 +7,49 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    body::Body,
     extract::Request,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 
-use super::{conversion, error::Problem, zenvia};
+use serde::Serialize;
+
+use super::{conversion, error::Problem, hub, zenvia};
 
 pub async fn apply(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let render: fn(&Problem) -> Response = if is_below(path, zenvia::PREFIX) {
-        |problem| Json(zenvia::ErrorBody::of(problem)).into_response()
-    } else if conversion::PREFIXES.iter().any(|prefix| is_below(path, prefix)) {
-        |problem| Json(conversion::ErrorBody::of(problem)).into_response()
-    } else {
-        return next.run(request).await;
-    };
+    let uri = request.uri().clone();
     let mut response = next.run(request).await;
     let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() else { return response };
-    // The status, and headers such as `Retry-After` and `WWW-Authenticate`, stay.
-    let status = match problem.status() {
-        axum::http::StatusCode::UNPROCESSABLE_ENTITY => axum::http::StatusCode::BAD_REQUEST,
-        status => status,
-    };
+    let Some((status, body)) = shaped(uri.path(), &problem) else { return response };
+    // Headers such as `Retry-After` and `WWW-Authenticate` stay.
     *response.status_mut() = status;
-    *response.body_mut() = render(&problem).into_body();
+    *response.body_mut() = Body::from(body);
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// Status and body (JSON text, its members in the order of the product) of an error at a path of a product; none for the native ones.
+pub fn shaped(path: &str, problem: &Problem) -> Option<(StatusCode, String)> {
+    // Both of Zenvia's say 400 of a field that is wrong.
+    let status = match problem.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    if is_below(path, zenvia::PREFIX) {
+        Some((status, text(&zenvia::ErrorBody::of(problem))))
+    } else if conversion::PREFIXES.iter().any(|prefix| is_below(path, prefix)) {
+        Some((status, text(&conversion::ErrorBody::of(problem))))
+    } else {
+        hub::shaped(path, problem).map(|(status, body)| (status, text(&body)))
+    }
+}
+
+fn text(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("plain data is always JSON")
 }
 
 /// Whether a path is `prefix` or lies below it.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::{Client, Daemon},
-    table::table,
+    listing::{Listing, cells},
 };
 
 /// Manage support expert agents: who watches tickets, and which endpoint hears of it.
@@ -25,17 +25,8 @@ pub enum Command {
     after_help = "Examples:\n  posthaste agent list\n  posthaste agent list --json | jq -r '.[] | select(.state == \"suspended\").reason'"
 )]
 pub struct List {
-    /// Only those of this tenant.
-    #[arg(long)]
-    tenant: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 1_000)]
-    limit: usize,
-    /// Print the API's JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    daemon: Daemon,
+    listing: Listing,
 }
 
 /// Make an agent: when a ticket event meets the condition, the endpoint is told.
@@ -77,16 +68,9 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
     let mut out = io::stdout();
     match command {
         Command::List(arguments) => {
-            let query: Vec<(&str, String)> = arguments.tenant.iter().map(|tenant| ("tenant", tenant.clone())).collect();
-            let agents = Client::new(&arguments.daemon)?.list("/v1/agents", &query, arguments.limit).await?;
-            if arguments.json {
-                return Ok(writeln!(out, "{:#}", Value::Array(agents))?);
-            }
-            let row = |agent: &Value| {
-                ["id", "tenant", "state", "endpoint", "name", "condition"].map(|field| agent[field].as_str().unwrap_or("-").to_owned())
-            };
-            let rows: Vec<[String; 6]> = agents.iter().map(row).collect();
-            Ok(out.write_all(table(["ID", "TENANT", "STATE", "ENDPOINT", "NAME", "CONDITION"], &rows).as_bytes())?)
+            let heads = ["ID", "TENANT", "STATE", "ENDPOINT", "NAME", "CONDITION"];
+            let row = |agent: &Value| cells(agent, ["id", "tenant", "state", "endpoint", "name", "condition"]);
+            arguments.listing.print("/v1/agents", heads, row, &mut out).await
         }
         Command::Add(arguments) => {
             let made = Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/agents", Some(document(&arguments))).await?;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::{Client, Daemon},
-    table::table,
+    listing::{cells, print},
     time,
 };
 use crate::model::{DeadReason, Timestamp};
@@ -109,15 +109,6 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 
 async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
     let letters = Client::new(&arguments.daemon)?.list("/v1/dead-letters", &arguments.filter.pairs(), arguments.limit).await?;
-    if arguments.json {
-        return Ok(writeln!(out, "{:#}", Value::Array(letters))?);
-    }
-    let text = |value: &Value| match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let rows: Vec<[String; 6]> =
-        letters.iter().map(|letter| ["id", "at", "endpoint", "reason", "attempts", "detail"].map(|name| text(&letter[name]))).collect();
-    Ok(out.write_all(table(["ID", "TIME", "ENDPOINT", "REASON", "ATTEMPTS", "DETAIL"], &rows).as_bytes())?)
+    let heads = ["ID", "TIME", "ENDPOINT", "REASON", "ATTEMPTS", "DETAIL"];
+    print(letters, arguments.json, heads, |letter| cells(letter, ["id", "at", "endpoint", "reason", "attempts", "detail"]), out)
 }

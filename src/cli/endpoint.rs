@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use self::auth::{Auth, More, Tls, header};
 use super::{
     client::{Client, Daemon},
-    table::table,
+    listing::Listing,
 };
 use crate::model::Rate;
 
@@ -28,17 +28,8 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  posthaste endpoint list\n  posthaste endpoint list --json | jq -r '.[].url'")]
 pub struct List {
-    /// Only those of this tenant.
-    #[arg(long)]
-    tenant: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 1_000)]
-    limit: usize,
-    /// Print the API's JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    daemon: Daemon,
+    listing: Listing,
 }
 
 /// Register a receiver. Its secret is printed once.
@@ -153,7 +144,10 @@ pub struct Enable {
 pub async fn run(command: Command) -> anyhow::Result<()> {
     let mut out = io::stdout();
     match command {
-        Command::List(arguments) => list(&arguments, &mut out).await,
+        Command::List(arguments) => {
+            let heads = ["ID", "TENANT", "STATUS", "HEALTH", "TYPES", "CHANNELS", "URL"];
+            arguments.listing.print("/v1/endpoints", heads, row, &mut out).await
+        }
         Command::Add(arguments) => add(&arguments, &mut out).await,
         Command::Remove(arguments) => {
             Client::new(&arguments.daemon)?.expect(Method::DELETE, &path(&arguments.id, ""), None).await?;
@@ -166,16 +160,6 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             Ok(writeln!(out, "enabled {}{recovering}", arguments.id)?)
         }
     }
-}
-
-async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
-    let query: Vec<(&str, String)> = arguments.tenant.iter().map(|tenant| ("tenant", tenant.clone())).collect();
-    let endpoints = Client::new(&arguments.daemon)?.list("/v1/endpoints", &query, arguments.limit).await?;
-    if arguments.json {
-        return Ok(writeln!(out, "{:#}", Value::Array(endpoints))?);
-    }
-    let rows: Vec<[String; 7]> = endpoints.iter().map(row).collect();
-    Ok(out.write_all(table(["ID", "TENANT", "STATUS", "HEALTH", "TYPES", "CHANNELS", "URL"], &rows).as_bytes())?)
 }
 
 fn row(endpoint: &Value) -> [String; 7] {

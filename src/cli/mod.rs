@@ -8,6 +8,7 @@ mod dead_letter;
 pub mod demo;
 mod endpoint;
 pub mod listen;
+mod listing;
 mod openapi;
 mod send;
 mod table;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::{Client, Daemon},
-    table::table,
+    listing::{Listing, cells},
 };
 
 /// Manage the tokens of the API of a daemon.
@@ -63,17 +63,8 @@ enum Role {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  posthaste token list\n  posthaste token list --json | jq -r '.[].id'")]
 pub struct List {
-    /// Only those of this tenant.
-    #[arg(long)]
-    tenant: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 1_000)]
-    limit: usize,
-    /// Print the API's JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    daemon: Daemon,
+    listing: Listing,
 }
 
 /// Revoke a token: every instance refuses it within a second.
@@ -89,7 +80,11 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
     let mut out = io::stdout();
     match command {
         Command::Create(arguments) => create(&arguments, &mut out).await,
-        Command::List(arguments) => list(&arguments, &mut out).await,
+        Command::List(arguments) => {
+            let heads = ["ID", "TENANT", "KIND", "ROLE", "LAST USED", "NAME"];
+            let row = |token: &Value| cells(token, ["id", "tenant", "kind", "role", "lastUsedAt", "name"]);
+            arguments.listing.print("/v1/tokens", heads, row, &mut out).await
+        }
         Command::Delete(arguments) => {
             let id: String = url::form_urlencoded::byte_serialize(arguments.id.as_bytes()).collect();
             let path = format!("/v1/tokens/{}", id.replace('+', "%20"));
@@ -132,17 +127,6 @@ fn document(arguments: &Create) -> Value {
     let mut document: Map<String, Value> = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     document.extend(arguments.tenant.as_ref().map(|tenant| ("tenant".to_owned(), json!(tenant))));
     Value::Object(document)
-}
-
-async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
-    let query: Vec<(&str, String)> = arguments.tenant.iter().map(|tenant| ("tenant", tenant.clone())).collect();
-    let tokens = Client::new(&arguments.daemon)?.list("/v1/tokens", &query, arguments.limit).await?;
-    if arguments.json {
-        return Ok(writeln!(out, "{:#}", Value::Array(tokens))?);
-    }
-    let columns = ["id", "tenant", "kind", "role", "lastUsedAt", "name"];
-    let rows: Vec<[String; 6]> = tokens.iter().map(|token| columns.map(|name| token[name].as_str().unwrap_or("-").to_owned())).collect();
-    Ok(out.write_all(table(["ID", "TENANT", "KIND", "ROLE", "LAST USED", "NAME"], &rows).as_bytes())?)
 }
 
 #[cfg(test)]

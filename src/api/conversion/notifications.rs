@@ -79,7 +79,7 @@ pub async fn list(
     Params(query): Params<TenantQuery>,
 ) -> Result<Json<Vec<Subscription>>, Problem> {
     let tenant = caller.scope(query.tenant.as_deref())?;
-    let entries = endpoints::all(&context, tenant.as_deref(), |entry| is_shown(entry) && is_active(entry));
+    let entries = endpoints::all(&context, tenant.as_deref(), |entry| is_shown(entry) && is_active(entry)).await;
     Ok(Json(entries.iter().map(|entry| Subscription::of(&entry.endpoint)).collect()))
 }
 
@@ -105,7 +105,7 @@ pub async fn create(
     let created = context.registry.create_endpoint(new).await?.endpoint;
     tracing::info!(endpoint = %created.id, tenant = %created.tenant, url = %created.url, "endpoint created");
     let is_earlier = |entry: &Entry| is_ours(entry) && is_active(entry) && entry.endpoint.registry_offset < created.registry_offset;
-    for earlier in endpoints::all(&context, Some(&created.tenant), is_earlier) {
+    for earlier in endpoints::all(&context, Some(&created.tenant), is_earlier).await {
         let id = &earlier.endpoint.id;
         let change = endpoints::change(&context, id, true, |entry| {
             let mut document = endpoints::document(entry);
@@ -130,7 +130,7 @@ pub async fn delete_all(
 ) -> Result<Json<Modified>, Problem> {
     caller.need(Role::Developer)?;
     let tenant = caller.scope(query.tenant.as_deref())?;
-    let ours = endpoints::all(&context, tenant.as_deref(), is_ours);
+    let ours = endpoints::all(&context, tenant.as_deref(), is_ours).await;
     let mut modified = 0;
     for entry in &ours {
         modified += usize::from(unless_gone(endpoints::remove(&context, &entry.endpoint.id).await)?.is_some());

@@ -63,7 +63,7 @@ pub async fn list(
     Params(query): Params<TenantQuery>,
 ) -> Result<Json<Vec<Subscription>>, Problem> {
     let tenant = caller.scope(query.tenant.as_deref())?;
-    let entries = endpoints::all(&context, tenant.as_deref(), is_shown);
+    let entries = endpoints::all(&context, tenant.as_deref(), is_shown).await;
     Ok(Json(entries.iter().map(|entry| Subscription::of(&entry.endpoint)).collect()))
 }
 

@@ -8,6 +8,8 @@
 //! Neither has room for a list of fields, so all that is wrong stands in the text, each with its path. A field that is wrong is a 400 here, where the
 //! native API says 422: the product keeps that for the role and for events of the other family.
 
+use std::borrow::Borrow;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -20,7 +22,6 @@ use utoipa::ToSchema;
 use crate::{
     api::{error::Problem, shape::is_below},
     model::FieldError,
-    registry::WriteError,
 };
 
 /// Which routes were called.
@@ -77,19 +78,13 @@ impl Error {
     }
 
     /// What another part of the API refused, as this family says it.
-    pub fn of(family: Family, problem: Problem) -> Error {
+    pub fn of(family: Family, problem: impl Borrow<Problem>) -> Error {
+        let problem = problem.borrow();
         let retry_after = problem.retry_after();
-        if is_invalid(&problem) {
+        if is_invalid(problem) {
             return Error::wrong(family, problem.errors());
         }
         Error { retry_after, ..Error::new(family, problem.status(), problem.detail()) }
-    }
-
-    pub fn write(family: Family, error: WriteError) -> Error {
-        match error {
-            WriteError::NotFound { .. } => Error::not_found(family),
-            other => Error::of(family, other.into()),
-        }
     }
 
     /// 400: all the fields that are wrong.
@@ -113,6 +108,10 @@ impl Error {
             Family::Template => "Global webhooks (without instance) accept only template events",
         };
         Error::new(family, StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub fn body(&self) -> Value {

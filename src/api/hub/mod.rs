@@ -7,7 +7,7 @@
 //! - A change touches what it names. Further channels, types of others, filters, limits and headers stay as they are; what cannot be said in this
 //!   API without destroying them is refused. Taking a webhook out of one of several channels leaves the others.
 //! - Every call needs the account role ENTERPRISE of its tenant, before anything else is looked at but who calls.
-//! - The two families have error bodies of their own ([`error`]), also for what is refused before a handler is reached.
+//! - The two families have error bodies of their own ([`error`]), also for what is refused before a handler is reached (`shape`).
 //!
 //! `translate` knows how the two documents go into each other, `events` the names of events; `work` does what the routes of both families share.
 
@@ -20,10 +20,8 @@ mod translate;
 mod webhook;
 mod work;
 
-use axum::{
-    http::Uri,
-    response::{IntoResponse, Response},
-};
+use axum::http::StatusCode;
+use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::error::{Error, Family};
@@ -37,15 +35,8 @@ pub fn routes() -> OpenApiRouter<Context> {
         .routes(routes!(template::get, template::patch, template::delete))
 }
 
-/// The body of an error at a path of this product, for the description.
-pub fn error_body(path: &str, problem: Problem) -> serde_json::Value {
-    Error::of(Family::of(path).expect("a path of this product"), problem).body()
-}
-
-/// The answer to what no route was found for, if the path belongs to this product.
-pub fn refused(uri: &Uri, problem: Problem) -> Result<Response, Problem> {
-    match Family::of(uri.path()) {
-        Some(family) => Ok(Error::of(family, problem).into_response()),
-        None => Err(problem),
-    }
+/// An error at a path of this product: its status and body there. None: the path is another's.
+pub fn shaped(path: &str, problem: &Problem) -> Option<(StatusCode, Value)> {
+    let error = Error::of(Family::of(path)?, problem);
+    Some((error.status(), error.body()))
 }

@@ -18,33 +18,19 @@ use crate::{
         error::Problem,
         native::{endpoints, status},
     },
-    model::{Endpoint, Observation, Status, TypePattern},
-    registry::{Draft, EndpointSpec, Entry, WriteError},
+    model::{Endpoint, Status, TypePattern},
+    registry::{EndpointSpec, Entry, WriteError},
 };
 
-/// So many endpoints are looked through at once, between which others have their turn.
-const BATCH: usize = 1_000;
-
 pub async fn list(context: &Context, call: &Call) -> Json<Vec<Webhook>> {
-    let mut webhooks = Vec::new();
-    let mut after = None;
-    loop {
-        let entries = context.registry.endpoints(Some(&call.tenant), after.as_deref(), BATCH);
-        let is_last = entries.len() < BATCH;
-        after = entries.last().map(|entry| entry.endpoint.id.clone());
-        let shown = entries.iter().filter(|entry| translate::is_shown(call, &entry.endpoint));
-        webhooks.extend(shown.map(|entry| translate::shown(call, entry, false)));
-        if is_last {
-            return Json(webhooks);
-        }
-        tokio::task::yield_now().await;
-    }
+    let entries = endpoints::all(context, Some(&call.tenant), |entry| translate::is_shown(call, &entry.endpoint)).await;
+    Json(entries.iter().map(|entry| translate::shown(call, entry, false)).collect())
 }
 
 pub async fn create(context: &Context, call: &Call, given: WebhookSpec) -> Result<Response, Error> {
     let flat = given.is_flat();
     let endpoint = checked(call, translate::created(call, given)?, context, flat)?;
-    let entry = context.registry.create_endpoint(endpoint).await.map_err(|error| Error::write(call.family, error))?;
+    let entry = context.registry.create_endpoint(endpoint).await.map_err(|error| gone_or(call, error.into()))?;
     tracing::info!(endpoint = %entry.endpoint.id, tenant = %call.tenant, url = %entry.endpoint.url, "endpoint created");
     Ok((StatusCode::CREATED, Json(translate::shown(call, &entry, true))).into_response())
 }
@@ -56,33 +42,12 @@ pub fn get(context: &Context, call: &Call) -> Result<Json<Webhook>, Error> {
 pub async fn patch(context: &Context, call: &Call, given: WebhookSpec) -> Result<Json<Webhook>, Error> {
     visible(context, call)?;
     let refuse = |problem| Error::of(call.family, problem);
-    let positions = match given.status.as_deref() {
-        Some("DISABLED") => Some(status::positions(context).await.map_err(refuse)?),
-        _ => None,
+    let make = |entry: &Entry| {
+        let changed = translate::changed(call, entry, &given).and_then(|spec| checked(call, spec, context, given.is_flat()));
+        changed.map_err(Error::in_change)
     };
-    let (mut moved, mut refused) = (false, None);
-    let result = context
-        .registry
-        .update_endpoint(&call.id, |entry| {
-            let changed = translate::changed(call, entry, &given).and_then(|spec| checked(call, spec, context, given.is_flat()));
-            let new = changed.map_err(|error| {
-                refused = Some(error.in_change());
-                WriteError::Invalid(Vec::new())
-            })?;
-            moved = new.url != entry.endpoint.url;
-            let mut draft = Draft::of(entry);
-            draft.endpoint = Endpoint { created_at: entry.endpoint.created_at, ..new };
-            status::suspend(&mut draft, entry.endpoint.status, positions.as_deref(), context.clock.now());
-            Ok(draft)
-        })
-        .await;
-    if let Some(error) = refused {
-        return Err(error);
-    }
-    let mut entry = result.map_err(|error| Error::write(call.family, error))?;
-    if moved {
-        context.health.report(&entry.endpoint.id, Observation::UrlChanged);
-    }
+    let disables = given.status.as_deref() == Some("DISABLED");
+    let mut entry = endpoints::change_to(context, &call.id, disables, make, |problem| gone_or(call, problem)).await?;
     if given.status.as_deref() == Some("ENABLED") && entry.endpoint.status == Status::Enabled && !entry.is_served() {
         entry = status::activate(context, entry).await.map_err(refuse)?;
     }
@@ -93,40 +58,28 @@ pub async fn patch(context: &Context, call: &Call, given: WebhookSpec) -> Result
 /// Takes the webhook away, and of an endpoint that is more than it only that part.
 pub async fn delete(context: &Context, call: &Call) -> Result<StatusCode, Error> {
     let entry = visible(context, call)?;
-    let refuse = |error| Error::write(call.family, error);
+    let refuse = |problem| gone_or(call, problem);
     match rest(call, &entry.endpoint)? {
         Some(_) => {
-            let mut refused = None;
-            let result = context
-                .registry
-                .update_endpoint(&call.id, |entry| {
-                    let now = context.clock.now();
-                    let mut draft = Draft::of(entry);
-                    match rest(call, &entry.endpoint) {
-                        Ok(Some(rest)) => draft.endpoint = Endpoint { updated_at: now, ..rest },
-                        // Another writer took away what else it was; what is left is all that is to be deleted.
-                        Ok(None) => return Err(WriteError::Contended(entry.endpoint.id.clone())),
-                        Err(error) => {
-                            refused = Some(error);
-                            return Err(WriteError::Invalid(Vec::new()));
-                        }
-                    }
-                    Ok(draft)
-                })
-                .await;
-            if let Some(error) = refused {
-                return Err(error);
-            }
-            result.map_err(refuse)?;
+            let make = |entry: &Entry| match rest(call, &entry.endpoint)? {
+                Some(rest) => Ok(Endpoint { updated_at: context.clock.now(), ..rest }),
+                // Another writer took away what else it was; what is left is all that is to be deleted.
+                None => Err(refuse(WriteError::Contended(entry.endpoint.id.clone()).into())),
+            };
+            endpoints::change_to(context, &call.id, false, make, refuse).await?;
         }
-        None => {
-            let entry = context.registry.delete_endpoint(&call.id).await.map_err(refuse)?;
-            context.health.forget(&entry.endpoint.id);
-            context.journal.forget(&entry.endpoint.id);
-        }
+        None => endpoints::remove(context, &call.id).await.map_err(refuse)?,
     }
     tracing::info!(endpoint = %call.id, "webhook deleted");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a write was refused for; an endpoint that is gone by now is a webhook that is not there.
+fn gone_or(call: &Call, problem: Problem) -> Error {
+    match problem.status() {
+        StatusCode::NOT_FOUND => Error::not_found(call.family),
+        _ => Error::of(call.family, problem),
+    }
 }
 
 /// What is left of an endpoint without this webhook; none if that is nothing.

@@ -281,14 +281,25 @@ pub async fn change(
     disables: bool,
     make: impl Fn(&Entry) -> Result<EndpointSpec, Problem>,
 ) -> Result<Entry, Problem> {
-    let positions = if disables { Some(status::positions(shared).await?) } else { None };
+    change_to(shared, id, disables, |entry| checked(make(entry)?, shared), std::convert::identity).await
+}
+
+/// As [`change`], for who checks by himself and has errors of his own, to which `refuse` turns ours.
+pub async fn change_to<E>(
+    shared: &Shared,
+    id: &str,
+    disables: bool,
+    make: impl Fn(&Entry) -> Result<Endpoint, E>,
+    refuse: impl Fn(Problem) -> E,
+) -> Result<Entry, E> {
+    let positions = if disables { Some(status::positions(shared).await.map_err(&refuse)?) } else { None };
     let mut moved = false;
     let mut refused = None;
     let result = shared
         .registry
         .update_endpoint(id, |entry| {
-            let new = make(entry).and_then(|spec| checked(spec, shared)).map_err(|problem| {
-                refused = Some(problem);
+            let new = make(entry).map_err(|error| {
+                refused = Some(error);
                 WriteError::Invalid(Vec::new())
             })?;
             moved = new.url != entry.endpoint.url;
@@ -298,10 +309,10 @@ pub async fn change(
             Ok(draft)
         })
         .await;
-    if let Some(problem) = refused {
-        return Err(problem);
+    if let Some(error) = refused {
+        return Err(error);
     }
-    let entry = result?;
+    let entry = result.map_err(|error| refuse(error.into()))?;
     if moved {
         shared.health.report(&entry.endpoint.id, Observation::UrlChanged);
     }
@@ -325,8 +336,9 @@ pub async fn remove(shared: &Shared, id: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// All endpoints of a tenant (none: of all) that are wanted, in the order of their ids. Read in pages, so that the registry can go on in between.
-pub fn all(shared: &Shared, tenant: Option<&str>, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+/// All endpoints of a tenant (none: of all) that are wanted, in the order of their ids. Read in pages, between which the registry and other requests
+/// have their turn.
+pub async fn all(shared: &Shared, tenant: Option<&str>, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
     const PAGE: usize = 1_000;
     let mut found = Vec::new();
     let mut after: Option<Text> = None;
@@ -338,6 +350,7 @@ pub fn all(shared: &Shared, tenant: Option<&str>, wanted: impl Fn(&Entry) -> boo
         if is_last {
             return found;
         }
+        tokio::task::yield_now().await;
     }
 }
 

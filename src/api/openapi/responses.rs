@@ -15,7 +15,12 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::api::{conversion, error::Problem, hub, shape::is_below, zenvia};
+use crate::api::{
+    conversion,
+    error::Problem,
+    shape::{is_below, shaped},
+    zenvia,
+};
 
 /// The routes of a product have error bodies of their own.
 struct Family {
@@ -24,30 +29,23 @@ struct Family {
     /// Name of the schema.
     schema: &'static str,
     content_type: &'static str,
-    /// The body of an error, for the path that was called.
-    body: fn(&str, Problem) -> Value,
 }
 
 const JSON: &str = "application/json";
 
 /// The first that fits.
 const FAMILIES: &[Family] = &[
-    Family { paths: &["/v1/channels"], schema: "HubChannelError", content_type: JSON, body: hub::error_body },
-    Family { paths: &["/v1/webhooks"], schema: "HubTemplateError", content_type: JSON, body: hub::error_body },
-    Family {
-        paths: conversion::PREFIXES,
-        schema: "ConversionError",
-        content_type: JSON,
-        body: |_, problem| json!(conversion::ErrorBody::of(&problem)),
-    },
-    Family {
-        paths: &[zenvia::PREFIX],
-        schema: "ZenviaError",
-        content_type: JSON,
-        body: |_, problem| json!(zenvia::ErrorBody::of(&problem)),
-    },
-    Family { paths: &["/v1"], schema: "Problem", content_type: "application/problem+json", body: |_, problem| json!(problem) },
+    Family { paths: &["/v1/channels"], schema: "HubChannelError", content_type: JSON },
+    Family { paths: &["/v1/webhooks"], schema: "HubTemplateError", content_type: JSON },
+    Family { paths: conversion::PREFIXES, schema: "ConversionError", content_type: JSON },
+    Family { paths: &[zenvia::PREFIX], schema: "ZenviaError", content_type: JSON },
+    Family { paths: &["/v1"], schema: "Problem", content_type: "application/problem+json" },
 ];
+
+/// An error as it is answered at a path.
+fn body(path: &str, problem: &Problem) -> Value {
+    shaped(path, problem).map_or_else(|| json!(problem), |(_, body)| serde_json::from_str(&body).expect("it is JSON"))
+}
 
 /// Adds to every operation of the document what it can answer.
 pub fn complete(document: &mut Value) {
@@ -133,7 +131,7 @@ impl Family {
     fn shape(&self, path: &str, status: &str, response: &mut Value) {
         let example = example_of(response)
             .cloned()
-            .unwrap_or_else(|| (self.body)(path, problem(status, response["description"].as_str().unwrap_or_default())));
+            .unwrap_or_else(|| body(path, &problem(status, response["description"].as_str().unwrap_or_default())));
         let schema = json!({ "$ref": format!("#/components/schemas/{}", self.schema) });
         response["content"] = json!({ self.content_type: { "schema": schema, "example": example } });
         let header = match status {

@@ -198,3 +198,35 @@ async fn the_tenant_is_that_of_the_key_and_others_do_not_exist() {
         api.ask(&acme, "DELETE", &path, "").await.expect(204);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_tells_cannot_be_deleted_here_either() {
+    let api = Api::enterprise(&["default"]).await;
+    let webhook = api.admin("POST", CHANNEL, json!({"url": "https://h/", "events": ["BLOCK"]})).await.expect(201);
+    let id = webhook["id"].as_str().expect("an id");
+    let agent = api.admin("POST", "/v1/agents", json!({"name": "n", "condition": "true", "endpoint": id})).await.expect(201);
+    let path = format!("{CHANNEL}/{id}");
+    let told = api.admin("DELETE", &path, Value::Null).await.refused(&path, 409);
+    assert!(told.contains(agent["id"].as_str().expect("an id")), "{told}");
+    api.admin("GET", &path, Value::Null).await.expect(200);
+    api.admin("DELETE", &format!("/v1/agents/{}", agent["id"].as_str().expect("an id")), Value::Null).await.expect(204);
+    api.admin("DELETE", &path, Value::Null).await.expect(204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_refused_before_its_route_has_the_shape_of_the_family_too() {
+    let api = Api::enterprise(&["acme"]).await;
+    let new = json!({"name": "n", "kind": "signature", "role": "admin", "tenant": "acme"});
+    let token = api.admin("POST", "/v1/tokens", new).await.expect(201);
+    let body = "x".repeat(32 << 20);
+    for path in [CHANNEL, TEMPLATE] {
+        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+        let request = Request::builder().method("POST").uri(path).header("host", "h").header("content-type", "application/json");
+        let request =
+            request.header("x-api-token", token["key"].as_str().expect("a key")).header("date", date).header("x-api-signature", "AAAA");
+        let (head, body) = api.send(request.body(Body::from(body.clone())).expect("a request")).await;
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((head.status.as_u16(), &head.headers["content-type"]), (413, &"application/json".parse().expect("a value")), "{body}");
+        assert!(!body["error"].is_null() && body.get("type").is_none(), "{path}: {body}");
+    }
+}

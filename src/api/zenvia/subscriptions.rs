@@ -134,7 +134,7 @@ pub async fn list(
     Params(query): Params<TenantQuery>,
 ) -> Result<Json<Vec<Subscription>>, Problem> {
     let tenant = caller.scope(query.tenant.as_deref())?;
-    let entries = endpoints::all(&context, tenant.as_deref(), |entry| version(&entry.endpoint).is_some());
+    let entries = endpoints::all(&context, tenant.as_deref(), |entry| version(&entry.endpoint).is_some()).await;
     Ok(Json(entries.iter().map(Subscription::of).collect()))
 }
 
