@@ -34,7 +34,7 @@ impl Context {
         if !dispatch.ack().is_live() {
             stages.metrics.late_settlements_total.increment(1);
             dispatch.into_parts().2.abandon();
-            return Finished::without_request(slot);
+            return Finished::without_request(slot, Instant::now());
         }
         // The dispatch keeps the delivery while the request runs: cut off in the middle, it goes back to the log.
         let mut attempt = self.sender.attempt(dispatch.delivery(), dispatch.endpoint()).await;
@@ -47,7 +47,7 @@ impl Context {
         }
         // What an agent has sent is remembered first, which takes an append.
         if attempt.outcome == Outcome::Delivered && delivery.purpose != Purpose::Agent {
-            stages.settler.acknowledge(&delivery, ack);
+            stages.settler.acknowledge(&delivery, attempt.seconds_since(delivery.accepted_at), ack);
         } else {
             let stages = Arc::clone(stages);
             self.stages.background(async move {
@@ -64,17 +64,17 @@ impl Context {
     /// Counts the attempt; what is our own fault is made so.
     fn blame(&self, attempt: &mut Attempt, delivery: &Delivery, endpoint: &Endpoint) {
         let stages = &self.stages;
-        let metrics = &stages.metrics;
+        let (metrics, now) = (&stages.metrics, attempt.ended);
         let by_name = || matches!(endpoint.url.url().host(), Some(url::Host::Domain(_)));
         if attempt.status.is_some() && !attempt.reused {
-            stages.own_fault.reached(Instant::now(), &delivery.endpoint, by_name());
+            stages.own_fault.reached(now, &delivery.endpoint, by_name());
         }
         if let Outcome::Failed(Failure::Unreachable { ours, .. }) = &mut attempt.outcome {
-            *ours = !stages.own_fault.is_theirs(Instant::now(), &delivery.endpoint, by_name());
+            *ours = !stages.own_fault.is_theirs(now, &delivery.endpoint, by_name());
         }
         let was_well = || stages.health.get(&delivery.endpoint).is_none_or(|record| !crate::health::score::is_noted(&record));
         let well = attempt.outcome == Outcome::Delivered || was_well();
-        if stages.own_fault.observe(Instant::now(), &delivery.endpoint, well, &attempt.outcome)
+        if stages.own_fault.observe(now, &delivery.endpoint, well, &attempt.outcome)
             && let Outcome::Failed(failure) = &attempt.outcome
         {
             attempt.outcome =

@@ -2,7 +2,7 @@
 //!
 //! format → headers → auth → sign (with the time of the attempt) → compress, where the scheme says so.
 
-use std::{io::Write as _, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io::Write as _, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -43,6 +43,8 @@ pub struct Prepared {
     keyed: bool,
     /// Whether long bodies are compressed.
     compressed: bool,
+    /// The last second in which an attempt was made, as a header.
+    second: RefCell<(i64, HeaderValue)>,
 }
 
 /// Where requests go.
@@ -92,7 +94,16 @@ impl Prepared {
             headers.insert(name, PLACE);
         }
         let compressed = keyed && !matches!(endpoint.signing, Signing::Standard { .. });
-        Ok(Prepared { endpoint: Arc::clone(endpoint), target, tokens, headers, signer, keyed, compressed })
+        Ok(Prepared {
+            endpoint: Arc::clone(endpoint),
+            target,
+            tokens,
+            headers,
+            signer,
+            keyed,
+            compressed,
+            second: RefCell::new((i64::MIN, PLACE)),
+        })
     }
 
     /// The message of an attempt at `time` (seconds since the epoch), or what it cannot be built for.
@@ -101,7 +112,7 @@ impl Prepared {
         let mut body = payload::body(self.endpoint.format, event, &self.endpoint.id);
         let mut headers = self.headers.clone();
 
-        let time = HeaderValue::from(time);
+        let time = self.time(time);
         let seconds = time.to_str().expect("a number is text");
         if self.keyed {
             // The key is always sent, signed or not (WIRE.md section 0, row 11).
@@ -137,6 +148,15 @@ impl Prepared {
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         Ok(Message { headers, body })
+    }
+
+    /// Seconds as a header: made once for all attempts within one.
+    fn time(&self, seconds: i64) -> HeaderValue {
+        let mut last = self.second.borrow_mut();
+        if last.0 != seconds {
+            *last = (seconds, HeaderValue::from(seconds));
+        }
+        last.1.clone()
     }
 }
 

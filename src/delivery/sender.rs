@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, Sleep},
+};
 
 use super::{
     Shared, classify,
@@ -40,10 +43,18 @@ struct Inner {
     kept: OnceCell<()>,
 }
 
-/// A prepared endpoint and when it was last sent to.
+/// A prepared endpoint and when it was last sent to, as far as anybody has looked.
 struct Known {
     prepared: Rc<Prepared>,
-    used: Cell<Instant>,
+    is_used: Cell<bool>,
+    used: Instant,
+}
+
+/// What an attempt begins with.
+enum First {
+    Request(Message),
+    /// The request is built when the token is there.
+    Token(Rc<Tokens>),
 }
 
 /// What an attempt learns on its way.
@@ -54,6 +65,8 @@ struct Findings {
     status: Option<u16>,
     answer: Bytes,
     retry_after: Option<Duration>,
+    /// When a whole answer was there.
+    ended: Option<Instant>,
 }
 
 impl Sender {
@@ -82,28 +95,41 @@ impl Sender {
         let inner = &*self.0;
         self.0.kept.get_or_init(|| keep(&self.0));
         let started_at = inner.shared.clock.now();
-        let begun = Instant::now();
         let mut findings = Findings::default();
-        let outcome = match inner.prepared(endpoint, begun) {
+        let ready = inner.prepared(endpoint).and_then(|prepared| {
+            let first = match &prepared.tokens {
+                None => First::Request(prepared.message(delivery, started_at.as_second())?),
+                Some(tokens) => First::Token(Rc::clone(tokens)),
+            };
+            Ok((prepared, first))
+        });
+        // All requests that are to be made now are built before the first of them is written: each step stays in the caches, and a receiver gets
+        // several requests for one wake-up.
+        yield_now().await;
+        let begun = Instant::now();
+        let outcome = match ready {
             Err(wrong) => Outcome::Failed(Failure::Payload(wrong)),
-            Ok(prepared) => {
+            Ok((prepared, first)) => {
                 let mut timer = inner.timer(begun + inner.shared.config.response_timeout);
-                let sent = match &prepared.tokens {
-                    None => {
-                        let build = || prepared.message(delivery, started_at.as_second());
-                        inner.send(&prepared, build, begun, timer.as_mut(), &mut findings).await
+                let sent = match first {
+                    First::Request(message) => {
+                        let again = || prepared.message(delivery, started_at.as_second());
+                        inner.send(&prepared, message, again, begun, timer.as_mut(), &mut findings).await
                     }
                     // In a box, so that the others do not carry its state.
-                    Some(tokens) => Box::pin(inner.send_authorized(&prepared, tokens, delivery, timer.as_mut(), &mut findings)).await,
+                    First::Token(tokens) => {
+                        Box::pin(inner.send_authorized(&prepared, &tokens, delivery, timer.as_mut(), &mut findings)).await
+                    }
                 };
                 inner.timers.borrow_mut().push(timer);
                 sent.unwrap_or_else(Outcome::Failed)
             }
         };
-        let elapsed = begun.elapsed();
-        let Findings { connecting, reused, status, answer, retry_after } = findings;
+        let ended = findings.ended.unwrap_or_else(Instant::now);
+        let elapsed = ended.saturating_duration_since(begun);
+        let Findings { connecting, reused, status, answer, retry_after, .. } = findings;
         let number = delivery.attempts + 1;
-        Attempt { started_at, elapsed, connecting, number, outcome, status, answer, retry_after, reused }
+        Attempt { started_at, elapsed, ended, connecting, number, outcome, status, answer, retry_after, reused }
     }
 
     /// Idle connections of this sender.
@@ -114,17 +140,18 @@ impl Sender {
 
 impl Inner {
     /// The prepared form of this very version of the endpoint.
-    fn prepared(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Result<Rc<Prepared>, String> {
+    fn prepared(&self, endpoint: &Arc<Endpoint>) -> Result<Rc<Prepared>, String> {
         if let Some(known) = self.prepared.borrow().get(&endpoint.id)
             && Arc::ptr_eq(&known.prepared.endpoint, endpoint)
         {
-            known.used.set(now);
+            known.is_used.set(true);
             return Ok(Rc::clone(&known.prepared));
         }
         let origin = self.pool.origin(&endpoint.url, endpoint.tls.as_deref(), &self.shared.tls)?;
+        let now = Instant::now();
         let tokens = self.tokens(endpoint, now)?;
         let prepared = Rc::new(Prepared::new(endpoint, origin, tokens, &self.shared.user_agent)?);
-        let known = Known { prepared: Rc::clone(&prepared), used: Cell::new(now) };
+        let known = Known { prepared: Rc::clone(&prepared), is_used: Cell::new(false), used: now };
         self.prepared.borrow_mut().insert(endpoint.id.clone(), known);
         Ok(prepared)
     }
@@ -170,7 +197,8 @@ impl Inner {
             timer.as_mut().reset(now + self.shared.config.response_timeout);
             let time = self.shared.clock.now().as_second();
             let build = || prepared.message(delivery, time).map(|message| message.authorized(token.header()));
-            let outcome = self.send(prepared, build, now, timer.as_mut(), findings).await?;
+            let message = build().map_err(Failure::Payload)?;
+            let outcome = self.send(prepared, message, build, now, timer.as_mut(), findings).await?;
             if outcome != Outcome::Failed(Failure::Status(401)) || !std::mem::take(&mut once_more) {
                 return Ok(outcome);
             }
@@ -180,16 +208,17 @@ impl Inner {
         }
     }
 
+    /// Sends `message`; should it take another connection, what `again` makes.
     async fn send(
         &self,
         prepared: &Prepared,
-        build: impl Fn() -> Result<Message, String>,
+        mut message: Message,
+        again: impl Fn() -> Result<Message, String>,
         begun: Instant,
         mut timer: Pin<&mut Sleep>,
         findings: &mut Findings,
     ) -> Result<Outcome, Failure> {
         let config = &self.shared.config;
-        let mut message = build().map_err(Failure::Payload)?;
         if let Some(mut link) = self.pool.take(&prepared.target.origin, begun) {
             match link.exchange(&prepared.target, message, timer.as_mut(), self.shared.answer_limit).await {
                 Ok(answer) => {
@@ -201,7 +230,7 @@ impl Inner {
                     return Err(lost.failure);
                 }
                 // The peer closed the connection while it was idle, which says nothing about this request: once more, on a fresh one.
-                Err(_) => message = build().map_err(Failure::Payload)?,
+                Err(_) => message = again().map_err(Failure::Payload)?,
             }
         }
         let connecting = Instant::now();
@@ -243,8 +272,10 @@ impl Inner {
         if outcome != Outcome::Delivered {
             findings.retry_after = classify::retry_after(&answer.head.headers, self.shared.clock.now());
         }
+        let now = Instant::now();
+        findings.ended = Some(now);
         if answer.is_whole() {
-            self.pool.give(&prepared.target.origin, link, Instant::now());
+            self.pool.give(&prepared.target.origin, link, now);
         }
         findings.answer = answer.body;
         match (outcome, answer.broken) {
@@ -256,7 +287,12 @@ impl Inner {
 
     fn sweep(&self, now: Instant) {
         let config = &self.shared.config;
-        self.prepared.borrow_mut().retain(|_, known| now.duration_since(known.used.get()) < config.idle_timeout);
+        self.prepared.borrow_mut().retain(|_, known| {
+            if known.is_used.take() {
+                known.used = now;
+            }
+            now.duration_since(known.used) < config.idle_timeout
+        });
         self.tokens.borrow_mut().retain(|_, tokens| tokens.is_wanted(now));
         self.pool.sweep(now);
     }

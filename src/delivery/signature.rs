@@ -45,6 +45,16 @@ pub enum Key {
     V1a(Box<Ed25519KeyPair>),
 }
 
+impl Key {
+    /// Bytes of what it adds to `webhook-signature`: its version and base64 of 32 or 64 bytes.
+    fn signature_length(&self) -> usize {
+        match self {
+            Key::V1(_) => "v1,".len() + 44,
+            Key::V1a(_) => "v1a,".len() + 88,
+        }
+    }
+}
+
 impl Signer {
     /// Errors say what is wrong with a secret, never what it is.
     pub fn new(signing: &Signing) -> Result<Signer, String> {
@@ -87,10 +97,12 @@ fn hmac(key: &[u8]) -> Result<Hmac<Sha256>, String> {
 
 /// The value of `webhook-signature`: one signature for each key, newest first. `id` as [`webhook_id`] gives it, `time` in seconds.
 pub fn standard(keys: &[Key], id: &str, time: &str, body: &[u8]) -> HeaderValue {
-    let mut value = BytesMut::with_capacity(keys.len() * 96);
+    // As long as it gets: then its buffer becomes the value as it is.
+    let length: usize = keys.iter().map(Key::signature_length).sum();
+    let mut value = Vec::with_capacity(length + keys.len() - 1);
     for key in keys {
         if !value.is_empty() {
-            value.put_u8(b' ');
+            value.push(b' ');
         }
         match key {
             Key::V1(keyed) => {
@@ -98,24 +110,24 @@ pub fn standard(keys: &[Key], id: &str, time: &str, body: &[u8]) -> HeaderValue 
                 for part in [id.as_bytes(), b".", time.as_bytes(), b".", body] {
                     mac.update(part);
                 }
-                value.put_slice(b"v1,");
+                value.extend_from_slice(b"v1,");
                 put_base64(&mut value, &mac.finalize().into_bytes());
             }
             Key::V1a(pair) => {
                 let signed = [id.as_bytes(), b".", time.as_bytes(), b".", body].concat();
-                value.put_slice(b"v1a,");
+                value.extend_from_slice(b"v1a,");
                 put_base64(&mut value, pair.sign(&signed).as_ref());
             }
         }
     }
-    HeaderValue::from_maybe_shared(value.freeze()).expect("base64 is header text")
+    HeaderValue::from_maybe_shared(Bytes::from(value)).expect("base64 is header text")
 }
 
-fn put_base64(into: &mut BytesMut, bytes: &[u8]) {
+fn put_base64(into: &mut Vec<u8>, bytes: &[u8]) {
     // 64 bytes, the longest signature there is, are 88 characters.
     let mut text = [0; 88];
     let length = STANDARD.encode_slice(bytes, &mut text).expect("a signature has at most 64 bytes");
-    into.put_slice(&text[..length]);
+    into.extend_from_slice(&text[..length]);
 }
 
 /// The value of `x-webhook-signature` (WIRE.md 4.5). `time` in seconds; `body` as it is before compression.

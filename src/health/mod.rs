@@ -185,6 +185,7 @@ mod tests {
         let attempt = |number, seconds, outcome| Attempt {
             started_at: timestamp_from_ms(1_000),
             elapsed: Duration::from_secs(seconds),
+            ended: tokio::time::Instant::now(),
             connecting: Duration::ZERO,
             number,
             outcome,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Timestamp;
 
@@ -11,6 +12,8 @@ pub struct Attempt {
     pub started_at: Timestamp,
     /// From the start of the attempt (resolving included) to the end of the answer or the failure.
     pub elapsed: Duration,
+    /// Its end, as intervals are measured: what comes of it need not look at the clock again.
+    pub ended: Instant,
     /// Time of this attempt spent on obtaining a connection; zero on a pooled one.
     pub connecting: Duration,
     /// 1 for the first attempt.
@@ -24,6 +27,15 @@ pub struct Attempt {
     pub retry_after: Option<Duration>,
     /// Whether a pooled connection served it.
     pub reused: bool,
+}
+
+impl Attempt {
+    /// From `time` to the end of the attempt.
+    pub fn seconds_since(&self, time: Timestamp) -> f64 {
+        let seconds = (self.started_at.as_second() - time.as_second()) as f64;
+        let rest = f64::from(self.started_at.subsec_nanosecond() - time.subsec_nanosecond()) * 1e-9;
+        seconds + rest + self.elapsed.as_secs_f64()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,7 +29,8 @@ pub struct State {
     /// The endpoint is gone; this goes when its last request has ended.
     pub removed: bool,
     window: Window,
-    answered_at: Option<Instant>,
+    /// Its last answer proves until then that it answers.
+    proven_until: Option<Instant>,
     /// Seconds that a request holds its connection, smoothed.
     held: f32,
     /// When what was spilled is done with, at its pace. A time, not a number: what was spilled here may come back to another instance.
@@ -48,7 +49,7 @@ impl State {
             in_flight: 0,
             old: 0,
             removed: false,
-            answered_at: None,
+            proven_until: None,
             held: HELD_UNKNOWN,
             away_until: None,
         }
@@ -58,7 +59,7 @@ impl State {
     pub fn change(&mut self, endpoint: Arc<Endpoint>, config: &Config) {
         if self.endpoint.url != endpoint.url {
             self.window = Window::new(most(&endpoint, config));
-            self.answered_at = None;
+            self.proven_until = None;
             self.held = HELD_UNKNOWN;
         } else {
             self.window.set_most(most(&endpoint, config));
@@ -75,16 +76,16 @@ impl State {
         }
     }
 
-    pub fn is_proven(&self, now: Instant, config: &Config) -> bool {
-        self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < config.proven_for)
+    pub fn is_proven(&self, now: Instant) -> bool {
+        self.proven_until.is_some_and(|until| now < until)
     }
 
     /// Where it stands if it can be served now.
-    pub fn standing(&self, now: Instant, config: &Config) -> Option<Standing> {
+    pub fn standing(&self, now: Instant) -> Option<Standing> {
         if self.queue.is_empty() || self.resumes_at.is_some() {
             return None;
         }
-        let proven = self.is_proven(now, config);
+        let proven = self.is_proven(now);
         let most = if proven { self.window.size() } else { 1 };
         if self.in_flight >= most {
             return None;
@@ -97,26 +98,24 @@ impl State {
     }
 
     /// Learns from the end of a request that began at `started`.
-    pub fn learn(&mut self, now: Instant, started: Instant, ended: Ended, held: Duration) {
+    pub fn learn(&mut self, now: Instant, started: Instant, ended: Ended, held: Duration, config: &Config) {
+        if matches!(ended, Ended::Success | Ended::Answered | Ended::Backpressure) {
+            self.proven_until = Some(now + config.proven_for);
+        }
         // A timeout says more about the next request than an answer does.
         let mut weight = 0.125;
         match ended {
             Ended::Success => {
-                self.answered_at = Some(now);
                 if self.health == HealthState::Active {
                     self.window.grow();
                 }
             }
-            Ended::Answered => self.answered_at = Some(now),
-            Ended::Backpressure => {
-                self.answered_at = Some(now);
-                self.window.cut(now, started);
-            }
+            Ended::Answered | Ended::Failure => {}
+            Ended::Backpressure => self.window.cut(now, started),
             Ended::Timeout => {
                 self.window.cut(now, started);
                 weight = 0.5;
             }
-            Ended::Failure => {}
             Ended::Nothing => return,
         }
         self.held += (held.as_secs_f32() - self.held) * weight;
@@ -131,29 +130,29 @@ impl State {
         (free as f64 * share) as usize
     }
 
-    pub fn spilled(&mut self, now: Instant, config: &Config) {
-        let needs = Duration::from_secs_f64(self.pace(now, config).min(Spill::LONGEST.as_secs_f64()));
+    pub fn spilled(&mut self, now: Instant) {
+        let needs = Duration::from_secs_f64(self.pace(now).min(Spill::LONGEST.as_secs_f64()));
         let until = self.away_until.map_or(now, |until| until.max(now)) + needs;
         self.away_until = Some(until.min(now + Spill::LONGEST));
     }
 
     /// Seconds that it needs for one more delivery.
-    fn pace(&self, now: Instant, config: &Config) -> f64 {
-        let at_once = if self.is_proven(now, config) { self.window.size() } else { 1 };
+    fn pace(&self, now: Instant) -> f64 {
+        let at_once = if self.is_proven(now) { self.window.size() } else { 1 };
         let by_time = f64::from(self.held) / f64::from(at_once);
         self.rate.as_ref().map_or(by_time, |rate| by_time.max(1.0 / rate.per_second()))
     }
 
     /// How long it needs for what waits here.
-    pub fn queue_time(&self, now: Instant, config: &Config) -> Duration {
-        let seconds = f64::from(self.queue.len()) * self.pace(now, config);
+    pub fn queue_time(&self, now: Instant) -> Duration {
+        let seconds = f64::from(self.queue.len()) * self.pace(now);
         Duration::from_secs_f64(seconds.min(Spill::LONGEST.as_secs_f64()))
     }
 
     /// How long it needs for what waits already, here and in the log.
-    pub fn backlog(&self, now: Instant, config: &Config) -> Duration {
+    pub fn backlog(&self, now: Instant) -> Duration {
         let away = self.away_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).as_secs_f64();
-        let seconds = away + self.queue_time(now, config).as_secs_f64();
+        let seconds = away + self.queue_time(now).as_secs_f64();
         Duration::from_secs_f64(seconds.min(Spill::LONGEST.as_secs_f64())).max(Spill::SHORTEST)
     }
 }

@@ -264,6 +264,7 @@ pub struct Doomed {
 #[derive(Debug, Clone, Copy)]
 pub struct Finished {
     pub slot: Slot,
+    pub at: Instant,
     /// How long the request held its connection.
     pub held: Duration,
     pub ended: Ended,
@@ -296,12 +297,12 @@ impl Finished {
                 (None, crate::model::Blame::Endpoint | crate::model::Blame::Network) => Ended::Failure,
             },
         };
-        Finished { slot, held: attempt.elapsed, ended }
+        Finished { slot, at: attempt.ended, held: attempt.elapsed, ended }
     }
 
     /// For a dispatch that was settled without a request, such as one that is too old.
-    pub fn without_request(slot: Slot) -> Finished {
-        Finished { slot, held: Duration::ZERO, ended: Ended::Nothing }
+    pub fn without_request(slot: Slot, at: Instant) -> Finished {
+        Finished { slot, at, held: Duration::ZERO, ended: Ended::Nothing }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc},
-    task::{LocalSet, spawn_local, yield_now},
+    task::{LocalSet, spawn_local},
     time::{Instant, sleep_until},
 };
 
@@ -174,15 +174,12 @@ where
                 Some(next) => dispatch = next,
                 None => return,
             }
-            // Answers that are there are all read before the next requests are written: each step stays in the caches, and a receiver
-            // gets several requests for one wake-up.
-            yield_now().await;
         }
     }
 
     fn finished(self: &Rc<Self>, finished: &Finished) -> Option<Dispatch> {
-        let now = Instant::now();
-        self.shard.borrow_mut().finished(now, finished);
+        let now = finished.at;
+        self.shard.borrow_mut().finished(finished);
         let next = self.next(now);
         if next.is_some() {
             // The end of one request can allow several: an endpoint has proven that it answers.
@@ -201,7 +198,7 @@ where
 
     fn free_lost(&self, now: Instant) {
         for slot in self.lost.borrow_mut().drain(..) {
-            self.shard.borrow_mut().finished(now, &Finished::without_request(slot));
+            self.shard.borrow_mut().finished(&Finished::without_request(slot, now));
         }
     }
 

@@ -144,7 +144,7 @@ impl Shard {
         // log would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
             && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
-            && (!state.is_proven(now, &self.config) || state.queue_time(now, &self.config) > PATIENCE);
+            && (!state.is_proven(now) || state.queue_time(now) > PATIENCE);
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
         }
@@ -213,14 +213,15 @@ impl Shard {
     }
 
     /// A request has ended. Told twice, the second time has no effect.
-    pub fn finished(&mut self, now: Instant, finished: &Finished) {
+    pub fn finished(&mut self, finished: &Finished) {
+        let now = finished.at;
         let Some(flight) = self.flights.end(finished.slot) else { return };
         self.lanes[flight.lane as usize].in_flight -= 1;
         self.suspects -= u32::from(flight.suspect);
         let state = self.endpoints[flight.endpoint as usize].as_mut().expect("it stays until its last request has ended");
         state.in_flight -= 1;
         state.old -= u16::from(flight.old);
-        state.learn(now, flight.started, finished.ended, finished.held);
+        state.learn(now, flight.started, finished.ended, finished.held, &self.config);
         match finished.ended {
             Ended::Success | Ended::Answered | Ended::Backpressure => self.spill_budget.answered(),
             Ended::Timeout | Ended::Failure | Ended::Nothing => {}
@@ -384,7 +385,7 @@ impl Shard {
     /// Puts an endpoint into the round it belongs to, after anything about it has changed.
     fn place(&mut self, now: Instant, index: u32) {
         if let Some(state) = &self.endpoints[index as usize] {
-            self.fair.place(index, state.standing(now, &self.config));
+            self.fair.place(index, state.standing(now));
         }
     }
 

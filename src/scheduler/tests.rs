@@ -90,7 +90,7 @@ fn end(shard: &mut Shard, now: Instant, dispatch: Dispatch, ended: Ended, held: 
     let slot = dispatch.slot();
     let (delivery, _, ack) = dispatch.into_parts();
     ack.done();
-    shard.finished(now, &Finished { slot, held, ended });
+    shard.finished(&Finished { slot, at: now, held, ended });
     delivery.event.id.clone()
 }
 

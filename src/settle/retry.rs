@@ -141,7 +141,7 @@ impl Settler {
             Outcome::Delivered => {
                 delivery.attempts = attempt.number;
                 self.remember(&delivery, &Settlement::Acknowledge, &describe(attempt), &ack).await;
-                self.acknowledge(&delivery, ack);
+                self.acknowledge(&delivery, attempt.seconds_since(delivery.accepted_at), ack);
                 return Settlement::Acknowledge;
             }
             Outcome::Failed(failure) => failure,
@@ -159,7 +159,10 @@ impl Settler {
     /// the dead letter.
     pub async fn apply(&self, settlement: Settlement, delivery: Delivery, ack: Ack, detail: &str) {
         match settlement {
-            Settlement::Acknowledge => self.acknowledge(&delivery, ack),
+            Settlement::Acknowledge => {
+                let seconds = self.clock.now().duration_since(delivery.accepted_at).as_secs_f64();
+                self.acknowledge(&delivery, seconds, ack);
+            }
             Settlement::Retry { .. } | Settlement::DeadLetter(_) => {
                 let _room = self.room(delivery.event.weight()).await;
                 self.remember(&delivery, &settlement, detail, &ack).await;
@@ -228,10 +231,9 @@ impl Settler {
         self.append(vec![Owed { append, ack, origin, purpose: None, becomes: Becomes::Dead(reason) }]).await;
     }
 
-    /// Ends a delivery that got its 2xx. Waits for nothing.
-    pub fn acknowledge(&self, delivery: &Delivery, ack: Ack) {
+    /// Ends a delivery that got its 2xx, so many seconds after it was accepted. Waits for nothing.
+    pub fn acknowledge(&self, delivery: &Delivery, seconds: f64, ack: Ack) {
         if delivery.purpose == Purpose::Event && ack.is_live() {
-            let seconds = self.clock.now().duration_since(delivery.accepted_at).as_secs_f64();
             self.metrics.delivery_seconds.record(seconds.max(0.0));
             self.delivered.increment(1);
         }

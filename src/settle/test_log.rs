@@ -51,6 +51,7 @@ pub fn attempt(number: u32, outcome: Outcome) -> Attempt {
     Attempt {
         started_at: Timestamp::UNIX_EPOCH,
         elapsed: Duration::from_millis(12),
+        ended: tokio::time::Instant::now(),
         connecting: Duration::ZERO,
         number,
         outcome,

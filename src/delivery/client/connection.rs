@@ -45,7 +45,8 @@ pub struct Http1 {
     connection: Option<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     heard: Heard,
     pub opened: Instant,
-    pub idle_since: Instant,
+    /// Idle in the pool, it takes no request from then on.
+    pub stale_at: Instant,
 }
 
 /// An HTTP/2 connection; a task of its own drives it.
@@ -92,7 +93,7 @@ impl Http1 {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| classify::exchange(&error))?;
-        Ok(Http1 { requests, connection: Some(Box::new(connection)), heard, opened: now, idle_since: now })
+        Ok(Http1 { requests, connection: Some(Box::new(connection)), heard, opened: now, stale_at: now })
     }
 
     /// Lets the connection do what it can, and notices when it ends.

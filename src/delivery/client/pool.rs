@@ -66,7 +66,7 @@ impl Pool {
         loop {
             let Some(mut link) = origin.idle.borrow_mut().pop() else { break };
             self.idle.set(self.idle.get() - 1);
-            if !self.is_stale(link.opened, link.idle_since, now) && link.is_usable() {
+            if now < link.stale_at && link.is_usable() {
                 return Some(Link::Http1(link));
             }
         }
@@ -84,13 +84,14 @@ impl Pool {
     /// Takes a connection back after a whole answer. HTTP/2 ones were never away.
     pub fn give(&self, origin: &Rc<Origin>, link: Link, now: Instant) {
         let Link::Http1(mut link) = link else { return };
-        if !link.is_usable() || now.duration_since(link.opened) >= self.limits.age {
+        let old_at = link.opened + self.limits.age;
+        if !link.is_usable() || now >= old_at {
             return;
         }
         if origin.idle.borrow().len() >= self.limits.idle_per_origin || self.idle.get() >= self.limits.idle && !self.make_room() {
             return;
         }
-        link.idle_since = now;
+        link.stale_at = old_at.min(now + self.limits.idle_timeout);
         origin.idle.borrow_mut().push(link);
         self.idle.set(self.idle.get() + 1);
         if !origin.listed.replace(true) {
@@ -129,20 +130,20 @@ impl Pool {
             let before = idle.len();
             idle.retain_mut(|link| {
                 link.notice();
-                !self.is_stale(link.opened, link.idle_since, now) && link.is_usable()
+                now < link.stale_at && link.is_usable()
             });
             self.idle.set(self.idle.get() - (before - idle.len()));
             let mut shared = origin.shared.borrow_mut();
-            shared.retain(|link| link.exchanges() > 0 || !link.is_closed() && !self.is_stale(link.opened, link.idle_since.get(), now));
+            shared.retain(|link| {
+                let is_stale =
+                    now >= link.opened + self.limits.age || now.duration_since(link.idle_since.get()) >= self.limits.idle_timeout;
+                link.exchanges() > 0 || !link.is_closed() && !is_stale
+            });
             let empty = idle.is_empty() && shared.is_empty();
             drop((idle, shared));
             // One reference is the map's own; what the hand still holds is let go at the next turn.
             !empty || Rc::strong_count(origin) > 1
         });
-    }
-
-    fn is_stale(&self, opened: Instant, idle_since: Instant, now: Instant) -> bool {
-        now.duration_since(opened) >= self.limits.age || now.duration_since(idle_since) >= self.limits.idle_timeout
     }
 
     /// Idle HTTP/1 connections.

@@ -3,12 +3,16 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
+use jiff::fmt::temporal::DateTimePrinter;
 use serde_json::value::RawValue;
 
 use crate::model::Timestamp;
 
 /// Room for the envelope around the data, so that a body is one allocation in nearly all cases.
 const ENVELOPE: usize = 384;
+
+/// Prints as `Display` does, without its machinery.
+static TIMES: DateTimePrinter = DateTimePrinter::new();
 
 /// Names are ours and need no escaping, but for those of [`Object::copy`]; values are escaped. What is opened is closed by its writer.
 pub(super) struct Object(Vec<u8>);
@@ -49,7 +53,9 @@ impl Object {
 
     pub fn time(&mut self, name: &str, value: Timestamp) {
         self.name(name);
-        write!(self.0, "\"{value}\"").expect("a Vec takes all bytes");
+        self.0.push(b'"');
+        TIMES.print_timestamp(&value, &mut self.0).expect("a Vec takes all bytes");
+        self.0.push(b'"');
     }
 
     /// `value` is JSON text; without any it is `null`.
@@ -139,6 +145,12 @@ impl Object {
     }
 
     fn escaped(&mut self, text: &str) {
+        // Nearly all texts are names without anything to escape.
+        if !text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+            self.0.push(b'"');
+            self.0.extend_from_slice(text.as_bytes());
+            return self.0.push(b'"');
+        }
         serde_json::to_writer(&mut self.0, text).expect("text is JSON, and a Vec takes it");
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 
 use super::{
     context::{Change, Member, assign, unassign},
-    convert::{list, metadata, plain_list, record, unavailable},
+    convert::{list, metadata, plain_list, record, unavailable, wait_until},
 };
 
 /// A caller that asks for no records (its memory is full) is believed to go on soon for this long; then the partitions are paused, so
@@ -261,7 +261,7 @@ impl KafkaConsumer {
     fn gather(&mut self, deadline: Instant, max: usize) -> Result<Option<Vec<Record>>, LogError> {
         let mut records = std::mem::take(&mut self.early);
         while records.len() < max {
-            let wait = if records.is_empty() { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let wait = if records.is_empty() { wait_until(deadline) } else { Duration::ZERO };
             match self.base.poll(wait) {
                 Some(Ok(message)) => {
                     if records.is_empty() {
@@ -317,8 +317,7 @@ impl KafkaConsumer {
             Appetite::Hungry => now,
             Appetite::FullSince(since) => since,
             Appetite::Paused => {
-                let wait = deadline.saturating_duration_since(now);
-                match self.base.poll(wait) {
+                match self.base.poll(wait_until(deadline)) {
                     Some(Ok(message)) => self.early.extend(accept(&mut self.owned, &mut self.last, &message)),
                     Some(Err(wrong)) => return self.judge(&wrong).map_or(Ok(()), Err),
                     None => {}

@@ -3,6 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -80,6 +81,12 @@ pub(super) fn plain_list(partitions: &[TopicPartition]) -> TopicPartitionList {
 }
 
 /// An error that may pass.
+/// From now to `deadline` in whole milliseconds, rounded up: librdkafka counts in them, and for a rest of one its binding would poll in a busy loop.
+pub(super) fn wait_until(deadline: Instant) -> Duration {
+    let micros = deadline.saturating_duration_since(Instant::now()).as_micros();
+    Duration::from_millis(u64::try_from(micros.div_ceil(1000)).unwrap_or(u64::MAX))
+}
+
 pub(super) fn unavailable(what: &str) -> impl FnOnce(KafkaError) -> LogError {
     let what = what.to_owned();
     move |wrong| LogError::Unavailable(format!("kafka: {what}: {wrong}"))

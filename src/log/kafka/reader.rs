@@ -18,7 +18,7 @@ use crate::{
 use super::{
     consumer::{drop_within, offsets, offsets_at},
     context::Member,
-    convert::{list, record, unavailable},
+    convert::{list, record, unavailable, wait_until},
 };
 
 pub(super) struct KafkaReader {
@@ -77,7 +77,7 @@ impl Reader for KafkaReader {
         let (deadline, began_at) = (Instant::now() + timeout, self.next);
         let mut records = Vec::new();
         while records.len() < max {
-            let wait = if records.is_empty() { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let wait = if records.is_empty() { wait_until(deadline) } else { Duration::ZERO };
             let base = self.base.as_ref().expect("it is taken only by drop");
             match base.poll(wait) {
                 Some(Ok(message)) if message.offset() < self.next => {}

@@ -36,11 +36,9 @@ impl Shard {
         let wait = match reason {
             // What leaves because we stop is wanted back soon.
             SpillReason::Drain | SpillReason::CutOff => Spill::SHORTEST,
-            SpillReason::QueueFull | SpillReason::DegradedWait | SpillReason::Window | SpillReason::FanOut => {
-                state.backlog(now, &self.config)
-            }
+            SpillReason::QueueFull | SpillReason::DegradedWait | SpillReason::Window | SpillReason::FanOut => state.backlog(now),
         };
-        state.spilled(now, &self.config);
+        state.spilled(now);
         self.spilled.push(Spill { delivery, endpoint: Arc::clone(&state.endpoint), ack, wait, reason });
     }
 

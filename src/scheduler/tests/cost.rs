@@ -34,7 +34,7 @@ fn the_state_machine_takes_far_less_than_a_request() {
         let before = cpu();
         routed.into_iter().for_each(|routed| shard.enqueue(now, routed));
         while let Some(dispatch) = shard.next(now) {
-            shard.finished(now, &Finished { slot: dispatch.slot(), held: MS, ended: Ended::Success });
+            shard.finished(&Finished { slot: dispatch.slot(), at: now, held: MS, ended: Ended::Success });
             begun.push(dispatch);
         }
         busy += cpu() - before;
@@ -62,7 +62,7 @@ fn the_loop_adds_little_to_it() {
             let slot = dispatch.slot();
             tokio::task::yield_now().await;
             dispatch.into_parts().2.done();
-            Finished { slot, held: MS, ended: Ended::Success }
+            Finished { slot, at: Instant::now(), held: MS, ended: Ended::Success }
         },
         spill: Box::new(|spills| spills.into_iter().for_each(|spill| spill.ack.done())),
         doom: Box::new(|_| {}),

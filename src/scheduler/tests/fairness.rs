@@ -169,7 +169,7 @@ fn degraded_endpoints_get_their_guaranteed_share_beside_healthy_ones_that_could_
     // All healthy ones end, none waits: degraded ones get 20 % and no more.
     running.retain(|dispatch| {
         dispatch.lane() == Lane::Degraded || {
-            shard.finished(now, &Finished { slot: dispatch.slot(), held: MS, ended: Ended::Success });
+            shard.finished(&Finished { slot: dispatch.slot(), at: now, held: MS, ended: Ended::Success });
             false
         }
     });

@@ -135,7 +135,7 @@ impl World {
             [Ended::Success, Ended::Answered, Ended::Backpressure, Ended::Timeout, Ended::Failure, Ended::Nothing][usize::from(ended)];
         let slot = dispatch.slot();
         end(&mut self.shard, self.now, dispatch, ended, MS);
-        self.shard.finished(self.now, &Finished::without_request(slot));
+        self.shard.finished(&Finished::without_request(slot, self.now));
     }
 
     fn apply(&mut self, step: Step) {
@@ -160,7 +160,7 @@ impl World {
                     let dispatch = self.running.swap_remove(which % self.running.len());
                     let slot = dispatch.slot();
                     drop(dispatch);
-                    self.shard.finished(self.now, &Finished::without_request(slot));
+                    self.shard.finished(&Finished::without_request(slot, self.now));
                 }
             }
             Step::Pass(ms) => {

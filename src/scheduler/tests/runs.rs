@@ -85,7 +85,7 @@ fn deliveries_are_made_on_the_shard_of_their_endpoint_and_a_panic_costs_only_its
                 let slot = dispatch.slot();
                 dispatch.into_parts().2.done();
                 counted.delivered.fetch_add(1, Ordering::SeqCst);
-                Finished { slot, held: MS, ended: Ended::Success }
+                Finished { slot, at: Instant::now(), held: MS, ended: Ended::Success }
             }
         }
     });
@@ -127,7 +127,7 @@ fn a_rate_is_waited_for_without_a_message() {
             let slot = dispatch.slot();
             dispatch.into_parts().2.done();
             counted.delivered.fetch_add(1, Ordering::SeqCst);
-            async move { Finished { slot, held: MS, ended: Ended::Success } }
+            async move { Finished { slot, at: Instant::now(), held: MS, ended: Ended::Success } }
         }
     });
     let mut source = Source::new(&budget);
@@ -151,7 +151,7 @@ fn a_drain_spills_what_waits_and_cuts_off_what_hangs() {
                 began.send(()).expect("the test waits for it");
                 async move {
                     std::future::pending::<()>().await;
-                    Finished::without_request(dispatch.slot())
+                    Finished::without_request(dispatch.slot(), Instant::now())
                 }
             }
         });
