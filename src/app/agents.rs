@@ -20,7 +20,7 @@ pub fn tell(stages: &Arc<Stages>, routed: Routed) {
         let (Some(agent), Some(registry)) = (agent, working.registry()) else {
             // Deleted between the match and now.
             let detail = "its agent was deleted while it waited";
-            return working.settler.dead_letter(delivery, DeadReason::EndpointDeleted, detail, ack).await;
+            return working.settler.dead_letter(*delivery, DeadReason::EndpointDeleted, detail, ack).await;
         };
         let event = agent.tells(&delivery.event);
         tracing::debug!(agent = %agent.id, event = %delivery.event.id, ticket = event.subject.as_deref(), "condition met");

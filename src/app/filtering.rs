@@ -27,13 +27,13 @@ pub fn start(stages: &Arc<Stages>, shards: usize) -> std::io::Result<Sieve> {
             routed.ack.take_out();
             let settling = Arc::clone(&undecided);
             undecided.background(async move {
-                settling.settler.dead_letter(routed.delivery, DeadReason::FilterUndecided, &why, routed.ack).await;
+                settling.settler.dead_letter(*routed.delivery, DeadReason::FilterUndecided, &why, routed.ack).await;
             });
         }),
         spill: Box::new(move |deliveries| {
             let spill = |Routed { delivery, mut ack, .. }| {
                 ack.take_out();
-                Spill { delivery, wait: crate::scheduler::Spill::SHORTEST, ack, reason: Delivery::UNFILTERED }
+                Spill { delivery: *delivery, wait: crate::scheduler::Spill::SHORTEST, ack, reason: Delivery::UNFILTERED }
             };
             let spills = deliveries.into_iter().map(spill).collect();
             let settling = Arc::clone(&spilling);

@@ -52,7 +52,7 @@ impl Context {
             let stages = Arc::clone(stages);
             self.stages.background(async move {
                 let told = (delivery.event.clone(), delivery.purpose);
-                let settlement = stages.settler.settle(&attempt, delivery, &endpoint, ack).await;
+                let settlement = stages.settler.settle(&attempt, *delivery, &endpoint, ack).await;
                 if settlement == Settlement::DeadLetter(DeadReason::Exhausted) && told.1 == Purpose::Event {
                     tell::exhausted(&stages, &told.0, &endpoint, &attempt).await;
                 }
@@ -96,7 +96,7 @@ pub fn spill(stages: &Arc<Stages>, spills: Vec<Spill>) {
     stages.put_back.fetch_add(stopping as u64, Ordering::Relaxed);
     let spills = spills
         .into_iter()
-        .map(|Spill { delivery, ack, wait, reason, .. }| settle::Spill { delivery, wait, ack, reason: reason.as_str() })
+        .map(|Spill { delivery, ack, wait, reason, .. }| settle::Spill { delivery: *delivery, wait, ack, reason: reason.as_str() })
         .collect();
     let settling = Arc::clone(stages);
     stages.background(async move { settling.settler.spill_all(spills).await });
@@ -112,7 +112,7 @@ pub fn doom(stages: &Arc<Stages>, doomed: Vec<Doomed>) {
                 DeadReason::EndpointDisabled => "its endpoint was disabled while it waited",
                 _ => "its endpoint was deleted while it waited",
             };
-            settling.settler.dead_letter(delivery, reason, detail, ack).await;
+            settling.settler.dead_letter(*delivery, reason, detail, ack).await;
         }
     });
 }

@@ -141,7 +141,8 @@ impl DeadReason {
 /// A delivery on its way to the scheduler, with the endpoint it goes to and the duty to settle it.
 #[derive(Debug)]
 pub struct Routed {
-    pub delivery: Delivery,
+    /// In a box: it is handed on a dozen times.
+    pub delivery: Box<Delivery>,
     pub endpoint: Arc<super::Endpoint>,
     pub ack: super::Ack,
     pub class: Class,

@@ -22,7 +22,7 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Dispatch {
     /// None once it was taken out.
-    pub(super) owed: Option<(Delivery, Ack)>,
+    pub(super) owed: Option<(Box<Delivery>, Ack)>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) slot: Slot,
     pub(super) class: Class,
@@ -66,7 +66,7 @@ impl Dispatch {
     }
 
     /// Takes the delivery to settle it: from here on the scheduler will not spill it.
-    pub fn into_parts(mut self) -> (Delivery, Arc<Endpoint>, Ack) {
+    pub fn into_parts(mut self) -> (Box<Delivery>, Arc<Endpoint>, Ack) {
         let (delivery, ack) = self.owed.take().expect("only into_parts takes it, and that consumes");
         (delivery, Arc::clone(&self.endpoint), ack)
     }

@@ -206,7 +206,7 @@ pub enum Waiting {
 /// A delivery that goes back to the log without having used up an attempt.
 #[derive(Debug)]
 pub struct Spill {
-    pub delivery: Delivery,
+    pub delivery: Box<Delivery>,
     pub endpoint: Arc<Endpoint>,
     pub ack: Ack,
     /// When there will be room for it, as far as can be told; between [`Spill::SHORTEST`] and [`Spill::LONGEST`].
@@ -254,7 +254,7 @@ impl SpillReason {
 /// A delivery that cannot be made any more.
 #[derive(Debug)]
 pub struct Doomed {
-    pub delivery: Delivery,
+    pub delivery: Box<Delivery>,
     pub endpoint: Arc<Endpoint>,
     pub ack: Ack,
     pub reason: DeadReason,

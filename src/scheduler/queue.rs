@@ -13,7 +13,7 @@ const PRIORITIES: usize = 3;
 /// A delivery that waits for its turn.
 #[derive(Debug)]
 pub struct Waiter {
-    pub delivery: Delivery,
+    pub delivery: Box<Delivery>,
     pub ack: Ack,
     pub class: Class,
     pub since: Instant,

@@ -66,7 +66,7 @@ pub struct Shard {
 
     spilled: Vec<Spill>,
     doomed: Vec<Doomed>,
-    handed_back: Vec<(Delivery, Ack)>,
+    handed_back: Vec<(Box<Delivery>, Ack)>,
     /// Of leases that are closing, and out of the way of those behind them.
     parked: Vec<(Arc<Endpoint>, Waiter)>,
     returned: Returned,
@@ -325,7 +325,7 @@ impl Shard {
     }
 
     /// Ends a drain: what still waits comes out, see [`Waiting`], and so does what was let go of.
-    pub fn end(&mut self, now: Instant) -> Vec<(Delivery, Ack)> {
+    pub fn end(&mut self, now: Instant) -> Vec<(Box<Delivery>, Ack)> {
         self.sweep_parked();
         let parked = mem::take(&mut self.parked).into_iter().map(|(_, waiter)| (waiter.delivery, waiter.ack));
         self.handed_back.extend(parked);

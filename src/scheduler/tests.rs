@@ -49,7 +49,7 @@ impl Source {
         let permit = self.budget.take(event.weight());
         let (record, acks) = OpenRecord::open(&self.lease, offset, endpoints.len() as u32, permit);
         let routed = acks.zip(endpoints).map(|(ack, endpoint)| Routed {
-            delivery: Delivery {
+            delivery: Box::new(Delivery {
                 event: Arc::clone(&event),
                 endpoint: endpoint.id.clone(),
                 origin: Position { topic: "t".into(), partition: 0, offset },
@@ -59,7 +59,7 @@ impl Source {
                 registry_offset: 0,
                 purpose: Purpose::Event,
                 reason: None,
-            },
+            }),
             endpoint: Arc::clone(endpoint),
             ack,
             class,
@@ -94,7 +94,7 @@ fn end(shard: &mut Shard, now: Instant, dispatch: Dispatch, ended: Ended, held: 
     delivery.event.id.clone()
 }
 
-fn ids<T>(items: Vec<T>, of: impl Fn(T) -> (Delivery, Ack)) -> Vec<String> {
+fn ids<T>(items: Vec<T>, of: impl Fn(T) -> (Box<Delivery>, Ack)) -> Vec<String> {
     items
         .into_iter()
         .map(|item| {

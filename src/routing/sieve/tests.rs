@@ -93,7 +93,7 @@ fn routed(lease: &Arc<Lease>, offset: i64, endpoint: &str, filter: &str, data: &
         purpose: Purpose::Event,
         reason: Some("filter".into()),
     };
-    Routed { delivery, endpoint: Arc::new(endpoint), ack: ack(lease, offset), class: Class::First }
+    Routed { delivery: Box::new(delivery), endpoint: Arc::new(endpoint), ack: ack(lease, offset), class: Class::First }
 }
 
 fn done(lease: &Lease) -> Vec<i64> {

@@ -141,7 +141,7 @@ impl Source {
         let event = Arc::new(event);
         let accepted_at = timestamp_from_ms(record.appended_ms);
         self.out.extend(self.matches.drain(..).zip(acks).map(|(endpoint, ack)| Routed {
-            delivery: first_delivery(&event, &endpoint, record, accepted_at),
+            delivery: Box::new(first_delivery(&event, &endpoint, record, accepted_at)),
             endpoint,
             ack,
             class: Class::First,
@@ -158,7 +158,12 @@ impl Source {
                 let permit = self.wiring.budget.take(delivery.event.weight());
                 let class = if delivery.attempts == 0 { Class::First } else { Class::Retry };
                 let acks = owned.open(offset, 1, permit, now);
-                self.out.extend(acks.map(|ack| Routed { delivery: delivery.clone(), endpoint: Arc::clone(&endpoint), ack, class }));
+                self.out.extend(acks.map(|ack| Routed {
+                    delivery: Box::new(delivery.clone()),
+                    endpoint: Arc::clone(&endpoint),
+                    ack,
+                    class,
+                }));
             }
             Resolved::Dead(reason) => {
                 let permit = self.wiring.budget.take(delivery.event.weight());
