@@ -37,14 +37,16 @@ fn endpoint(id: &str, url: &str) -> Endpoint {
     spec.check(Timestamp::UNIX_EPOCH).expect("good")
 }
 
-fn put(log: &MemoryLog, key: &str, value: Option<Bytes>) {
-    log.put(Append {
+/// Where the record lies.
+fn put(log: &MemoryLog, key: &str, value: Option<Bytes>) -> i64 {
+    let at = log.put(Append {
         topic: TOPIC.into(),
         partition: Some(0),
         key: Some(Bytes::copy_from_slice(key.as_bytes())),
         value,
         headers: Vec::new(),
     });
+    at.offset
 }
 
 /// Writes an endpoint as another instance would.
@@ -137,7 +139,9 @@ async fn a_change_of_what_was_just_deleted_does_not_bring_it_back() {
     let log = MemoryLog::default();
     let registry = start(&log).await;
     registry.create_endpoint(endpoint("a", "http://a/")).await.expect("created");
-    log.before_append(|log| put(log, "endpoint/a", None));
+    log.before_append(|log| {
+        put(log, "endpoint/a", None);
+    });
     assert!(matches!(registry.update_endpoint("a", describe("x")).await, Err(WriteError::NotFound { .. })));
     assert_eq!(registry.get("a"), None);
 }
