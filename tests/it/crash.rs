@@ -1,7 +1,8 @@
 //! Killed at any moment: nothing is lost, and little is repeated. Stopped in an orderly way: nothing is repeated.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,17 @@ fn by_id(requests: &[crate::support::receiver::Received]) -> HashMap<String, usi
     counts
 }
 
+/// Whether so many different events came. Reads each request once: whoever asks holds the receiver up.
+fn distinct(events: usize) -> impl Fn(&[crate::support::receiver::Received]) -> bool {
+    let seen = RefCell::new((0, HashSet::new()));
+    move |requests| {
+        let (read, ids) = &mut *seen.borrow_mut();
+        ids.extend(by_id(&requests[*read..]).into_keys());
+        *read = requests.len();
+        ids.len() == events
+    }
+}
+
 async fn killed_in_the_middle_loses_nothing(backend: Backend) {
     const EVENTS: usize = 20_000;
     let receiver = Receiver::accepting().await;
@@ -41,7 +53,7 @@ async fn killed_in_the_middle_loses_nothing(backend: Backend) {
     receiver.wait_for(EVENTS / 10, Duration::from_secs(60)).await;
     daemon.kill().await;
     let daemon = site.start().await;
-    receiver.until(Duration::from_secs(90), "every event", |requests| requests.len() >= EVENTS && by_id(requests).len() == EVENTS).await;
+    receiver.until(Duration::from_secs(90), "every event", distinct(EVENTS)).await;
     daemon.stop().await;
     let requests = receiver.requests();
     let twice = requests.len() - EVENTS;
@@ -64,7 +76,7 @@ async fn stopped_in_the_middle_repeats_nothing(backend: Backend) {
     daemon.stop().await;
     assert!(receiver.count() < EVENTS, "it was stopped in the middle");
     let daemon = site.start().await;
-    receiver.until(Duration::from_secs(60), "every event", |requests| requests.len() >= EVENTS && by_id(requests).len() == EVENTS).await;
+    receiver.until(Duration::from_secs(60), "every event", distinct(EVENTS)).await;
     daemon.stop().await;
     let repeated: Vec<_> = by_id(&receiver.requests()).into_iter().filter(|(_, count)| *count > 1).collect();
     assert!(repeated.is_empty(), "{} answered events came again: {:?}", repeated.len(), &repeated[..repeated.len().min(5)]);
