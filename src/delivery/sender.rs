@@ -94,11 +94,11 @@ impl Sender {
     pub async fn attempt(&self, delivery: &Delivery, endpoint: &Arc<Endpoint>) -> Attempt {
         let inner = &*self.0;
         self.0.kept.get_or_init(|| keep(&self.0));
-        let started_at = inner.shared.clock.now();
+        let signed_at = inner.shared.clock.now().as_second();
         let mut findings = Findings::default();
         let ready = inner.prepared(endpoint).and_then(|prepared| {
             let first = match &prepared.tokens {
-                None => First::Request(prepared.message(delivery, started_at.as_second())?),
+                None => First::Request(prepared.message(delivery, signed_at)?),
                 Some(tokens) => First::Token(Rc::clone(tokens)),
             };
             Ok((prepared, first))
@@ -106,7 +106,7 @@ impl Sender {
         // All requests that are to be made now are built before the first of them is written: each step stays in the caches, and a receiver gets
         // several requests for one wake-up.
         yield_now().await;
-        let begun = Instant::now();
+        let (started_at, begun) = (inner.shared.clock.now(), Instant::now());
         let outcome = match ready {
             Err(wrong) => Outcome::Failed(Failure::Payload(wrong)),
             Ok((prepared, first)) => {

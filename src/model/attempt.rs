@@ -156,3 +156,26 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_end_is_counted_from_any_time_before() {
+        let attempt = Attempt {
+            started_at: "2026-01-15T12:00:01.25Z".parse().expect("a time"),
+            elapsed: Duration::from_millis(500),
+            ended: Instant::now(),
+            connecting: Duration::ZERO,
+            number: 1,
+            outcome: Outcome::Delivered,
+            status: Some(200),
+            answer: Bytes::new(),
+            retry_after: None,
+            reused: false,
+        };
+        let seconds = attempt.seconds_since("2026-01-15T11:59:59.75Z".parse().expect("a time"));
+        assert!((seconds - 2.0).abs() < 1e-9, "{seconds}");
+    }
+}

@@ -158,18 +158,10 @@ impl Settler {
     /// Does what was decided; `delivery.attempts` and `delivery.reason` tell of the last attempt already. `detail` is for a person who looks at
     /// the dead letter.
     pub async fn apply(&self, settlement: Settlement, delivery: Delivery, ack: Ack, detail: &str) {
-        match settlement {
-            Settlement::Acknowledge => {
-                let seconds = self.clock.now().duration_since(delivery.accepted_at).as_secs_f64();
-                self.acknowledge(&delivery, seconds, ack);
-            }
-            Settlement::Retry { .. } | Settlement::DeadLetter(_) => {
-                let _room = self.room(delivery.event.weight()).await;
-                self.remember(&delivery, &settlement, detail, &ack).await;
-                let owed = self.owe(settlement, delivery, ack, Becomes::Retry, detail);
-                self.append(vec![owed]).await;
-            }
-        }
+        let _room = self.room(delivery.event.weight()).await;
+        self.remember(&delivery, &settlement, detail, &ack).await;
+        let owed = self.owe(settlement, delivery, ack, Becomes::Retry, detail);
+        self.append(vec![owed]).await;
     }
 
     async fn remember(&self, delivery: &Delivery, settlement: &Settlement, detail: &str, ack: &Ack) {

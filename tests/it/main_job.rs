@@ -3,8 +3,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Write,
-    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -65,9 +63,9 @@ async fn events_of_the_three_products_reach_fifty_endpoints_over_two_instances()
     }
 
     let events: Vec<Value> = (0..EVENTS).map(event).collect();
-    produce(&site, &events[..EVENTS / 2]);
+    kafka::kcat(&site.events_topic(), &events[..EVENTS / 2]);
     receiver.wait_for(EVENTS / 4, Duration::from_secs(60)).await;
-    produce(&site, &events[EVENTS / 2..]);
+    kafka::kcat(&site.events_topic(), &events[EVENTS / 2..]);
     first.stop().await;
 
     let mut owed = HashSet::new();
@@ -220,19 +218,4 @@ fn hub_kind(event: &Value) -> Value {
         Some("MESSAGE_RECEIVED" | "MESSAGE_STATUS") => json!("NEW_MESSAGE"),
         _ => event["type"].clone(),
     }
-}
-
-/// Feeds the topic by kcat, with the channel as key.
-fn produce(site: &Site, events: &[Value]) {
-    let mut kcat = Command::new("kcat")
-        .args(["-P", "-b", &kafka::brokers(), "-t", &site.events_topic(), "-K", "\t"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("kcat is installed");
-    let mut input = kcat.stdin.take().expect("piped");
-    for event in events {
-        writeln!(input, "{}\t{event}", event["channel"].as_str().expect("a channel")).expect("kcat reads");
-    }
-    drop(input);
-    assert!(kcat.wait().expect("it ends").success());
 }

@@ -8,8 +8,7 @@ mod events;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    io::Write,
-    process::{Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -211,17 +210,7 @@ async fn publish(site: &Site, daemon: &Daemon, events: &[Value]) -> HashMap<Stri
 /// An ordinary producer, with the channel as key, and an ordinary consumer that sees where the records came to lie.
 fn kcat(site: &Site, events: &[Value]) -> HashMap<String, String> {
     let topic = site.events_topic();
-    let mut producer = Command::new("kcat")
-        .args(["-P", "-b", &kafka::brokers(), "-t", &topic, "-K", "\t"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("kcat is installed");
-    let mut input = producer.stdin.take().expect("piped");
-    for event in events {
-        writeln!(input, "{}\t{event}", event["channel"].as_str().expect("a channel")).expect("kcat reads");
-    }
-    drop(input);
-    assert!(producer.wait().expect("it ends").success());
+    kafka::kcat(&topic, events);
     let consumed = Command::new("kcat")
         .args(["-C", "-q", "-e", "-o", "beginning", "-b", &kafka::brokers(), "-t", &topic, "-f", "%t:%p:%o\t%s\n"])
         .output()

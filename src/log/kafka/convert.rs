@@ -80,14 +80,27 @@ pub(super) fn plain_list(partitions: &[TopicPartition]) -> TopicPartitionList {
     list(partitions.iter().map(|partition| (partition, Offset::Invalid)))
 }
 
-/// An error that may pass.
 /// From now to `deadline` in whole milliseconds, rounded up: librdkafka counts in them, and for a rest of one its binding would poll in a busy loop.
 pub(super) fn wait_until(deadline: Instant) -> Duration {
     let micros = deadline.saturating_duration_since(Instant::now()).as_micros();
     Duration::from_millis(u64::try_from(micros.div_ceil(1000)).unwrap_or(u64::MAX))
 }
 
+/// An error that may pass.
 pub(super) fn unavailable(what: &str) -> impl FnOnce(KafkaError) -> LogError {
     let what = what.to_owned();
     move |wrong| LogError::Unavailable(format!("kafka: {what}: {wrong}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_whole_milliseconds_and_ends_at_its_deadline_or_behind() {
+        let deadline = Instant::now() + Duration::from_micros(99_300);
+        let wait = wait_until(deadline);
+        assert!(wait.subsec_nanos().is_multiple_of(1_000_000) && Instant::now() + wait >= deadline, "{wait:?}");
+        assert_eq!(wait_until(Instant::now()), Duration::ZERO);
+    }
 }

@@ -1,6 +1,7 @@
 //! Kafka: the broker that all tests share, and brokers of one's own, to freeze and to kill.
 
 use std::{
+    io::Write as _,
     net::TcpStream,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -15,9 +16,25 @@ use posthaste::{
     telemetry::metrics::Metrics,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{eventually, exported, free_ports, unique};
+
+/// Feeds a topic by kcat, an ordinary producer, with the channel of each event as its key.
+pub fn kcat(topic: &str, events: &[Value]) {
+    let mut producer = Command::new("kcat")
+        .args(["-P", "-b", &brokers(), "-t", topic, "-K", "\t"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("kcat is installed");
+    let mut input = producer.stdin.take().expect("piped");
+    for event in events {
+        writeln!(input, "{}\t{event}", event["channel"].as_str().expect("a channel")).expect("kcat reads");
+    }
+    drop(input);
+    assert!(producer.wait().expect("it ends").success());
+}
 
 /// `host:port` of the shared broker.
 pub fn brokers() -> String {
