@@ -5,7 +5,7 @@
 FROM rust:1.95-bookworm AS build
 # gcc, make and perl are in the image; they build librdkafka, OpenSSL (for TLS and SCRAM to the brokers), zstd, SQLite and aws-lc from source.
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
 COPY config config

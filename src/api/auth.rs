@@ -46,8 +46,8 @@ impl AdminToken {
             return Ok((AdminToken::new(secret.expose_str().ok_or("`api.admin_token` is no text")?), false));
         }
         let Some(directory) = data_directory else {
-            return Err("`api.admin_token` is missing: without a data directory there is no place to make one \
-                        (POSTHASTE_API__ADMIN_TOKEN passes it by environment)"
+            return Err("`api.admin_token` is missing: all instances take the same one, so it cannot be made here \
+                        (`openssl rand -hex 32` makes one; POSTHASTE_API__ADMIN_TOKEN passes it by environment)"
                 .into());
         };
         let (token, made) = private_file::read_or_make(&directory.join(TOKEN_FILE), new_key)?;

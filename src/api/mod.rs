@@ -17,6 +17,7 @@ mod jobs;
 mod native;
 mod openapi;
 mod rates;
+mod routes;
 mod shape;
 pub mod signature;
 mod zenvia;
@@ -34,11 +35,10 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::AdminToken;
 
-use self::{error::Problem, jobs::Jobs, rates::Rates};
+use self::{error::Problem, jobs::Jobs, rates::Rates, routes::Routes};
 use crate::{
     delivery::address,
     health::Health,
@@ -125,23 +125,22 @@ impl std::ops::Deref for Shared {
 
 type Context = Arc<Shared>;
 
-fn routes() -> OpenApiRouter<Context> {
-    openapi::describe(native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes()))
+fn routes() -> Routes {
+    native::routes().merge(zenvia::routes()).merge(conversion::routes()).merge(hub::routes())
 }
 
 /// The description of all routes (OpenAPI 3.1), as `/openapi.json` answers it.
 pub fn description() -> String {
-    openapi::text(routes().into_openapi())
+    openapi::text(routes().describe())
 }
 
 /// All routes. Serve it on the control plane's own runtime.
 pub fn router(state: State) -> Router {
     let bodies = Budget::new(state.ingest.memory_limit());
     let context: Context = Arc::new(Shared { state, bodies, jobs: Arc::default(), rates: Rates::default() });
-    // The description takes some megabytes to make, which a daemon that nobody asks for it need not hold.
     static DESCRIPTION: LazyLock<String> = LazyLock::new(description);
-    let (router, _) = routes().split_for_parts();
-    router
+    routes()
+        .router
         .route("/openapi.json", axum::routing::get(|| std::future::ready(openapi::answer(&DESCRIPTION))))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

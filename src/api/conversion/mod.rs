@@ -10,16 +10,16 @@ mod subscriptions;
 mod topics;
 
 use serde_json::{Map, Value};
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use error::ErrorBody;
 
 use super::{
-    Context, Shared,
+    Shared,
     auth::Caller,
     error::Problem,
     fields::Reader,
     native::endpoints::{self, checked},
+    routes::{Routes, routes},
 };
 use crate::{
     model::{Endpoint, Format, Text},
@@ -36,13 +36,19 @@ pub fn takes_key_in_query(path: &str) -> bool {
     path.strip_prefix(NOTIFICATIONS).is_some_and(|rest| rest.starts_with('/'))
 }
 
-pub fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new()
-        .routes(routes!(subscriptions::list, subscriptions::create))
-        .routes(routes!(subscriptions::get, subscriptions::delete))
-        .routes(routes!(notifications::topics))
-        .routes(routes!(notifications::list, notifications::create, notifications::delete_all))
-        .routes(routes!(notifications::get, notifications::delete))
+pub fn routes() -> Routes {
+    routes![
+        subscriptions::list,
+        subscriptions::create,
+        subscriptions::get,
+        subscriptions::delete,
+        notifications::topics,
+        notifications::list,
+        notifications::create,
+        notifications::delete_all,
+        notifications::get,
+        notifications::delete,
+    ]
 }
 
 fn is_shown(entry: &Entry) -> bool {

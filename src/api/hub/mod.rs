@@ -22,17 +22,26 @@ mod work;
 
 use axum::http::StatusCode;
 use serde_json::Value;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::error::{Error, Family};
-use super::{Context, error::Problem};
+use super::{
+    error::Problem,
+    routes::{Routes, routes},
+};
 
-pub fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new()
-        .routes(routes!(channel::list, channel::create))
-        .routes(routes!(channel::get, channel::patch, channel::delete))
-        .routes(routes!(template::list, template::create))
-        .routes(routes!(template::get, template::patch, template::delete))
+pub fn routes() -> Routes {
+    routes![
+        channel::list,
+        channel::create,
+        channel::get,
+        channel::patch,
+        channel::delete,
+        template::list,
+        template::create,
+        template::get,
+        template::patch,
+        template::delete,
+    ]
 }
 
 /// An error at a path of this product: its status and body there. None: the path is another's.

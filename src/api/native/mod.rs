@@ -15,9 +15,8 @@ mod view;
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::Context;
+use super::routes::{Routes, routes};
 
 /// A part of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,27 +55,39 @@ pub struct ListQuery {
     cursor: Option<String>,
 }
 
-pub fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new()
-        .routes(routes!(events::post))
-        .routes(routes!(endpoints::list, endpoints::create))
-        .routes(routes!(endpoints::get, endpoints::patch, endpoints::delete))
-        .routes(routes!(status::enable))
-        .routes(routes!(status::disable))
-        .routes(routes!(endpoints::rotate_secret))
-        .routes(routes!(endpoints::test))
-        .routes(routes!(tokens::list, tokens::create))
-        .routes(routes!(tokens::get, tokens::delete))
-        .routes(routes!(tenants::get, tenants::put))
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::get))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::progress))
-        .routes(routes!(replays::list, replays::create))
-        .routes(routes!(replays::get, replays::delete))
-        .routes(routes!(attempts::list))
-        .routes(routes!(filters::test))
-        .routes(routes!(agents::list, agents::create))
-        .routes(routes!(agents::get, agents::patch, agents::delete))
-        .routes(routes!(agents::history))
+pub fn routes() -> Routes {
+    routes![
+        events::post,
+        endpoints::list,
+        endpoints::create,
+        endpoints::get,
+        endpoints::patch,
+        endpoints::delete,
+        status::enable,
+        status::disable,
+        endpoints::rotate_secret,
+        endpoints::test,
+        tokens::list,
+        tokens::create,
+        tokens::get,
+        tokens::delete,
+        tenants::get,
+        tenants::put,
+        dead_letters::list,
+        dead_letters::get,
+        dead_letters::redrive,
+        dead_letters::progress,
+        replays::list,
+        replays::create,
+        replays::get,
+        replays::delete,
+        attempts::list,
+        filters::test,
+        agents::list,
+        agents::create,
+        agents::get,
+        agents::patch,
+        agents::delete,
+        agents::history,
+    ]
 }

@@ -17,17 +17,21 @@ use utoipa::openapi::{
     info::InfoBuilder,
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
-use utoipa_axum::router::OpenApiRouter;
-
-use super::Context;
 
 const DESCRIPTION: &str = "Events in, signed webhooks out. Every request needs a token, as `Authorization: Bearer …` or `X-API-TOKEN: …`; \
      errors are problem documents (RFC 9457), and below the paths of a product they have its shape.";
 
+/// The whole document, as it is answered and printed: what the routes' declarations say, with what none of them does.
+pub fn text(declared: OpenApi) -> String {
+    let mut document = serde_json::to_value(describe(declared)).expect("a plain document is always JSON");
+    schemas::complete(&mut document);
+    responses::complete(&mut document);
+    serde_json::to_string_pretty::<Value>(&document).expect("a plain document is always JSON") + "\n"
+}
+
 /// Adds what no route says: title, version, how to authenticate.
-pub fn describe(routes: OpenApiRouter<Context>) -> OpenApiRouter<Context> {
-    let mut routes = routes;
-    let document: &mut OpenApi = routes.get_openapi_mut();
+fn describe(declared: OpenApi) -> OpenApi {
+    let mut document = declared;
     document.info = InfoBuilder::new().title("posthaste").version(env!("CARGO_PKG_VERSION")).description(Some(DESCRIPTION)).build();
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()));
@@ -47,15 +51,7 @@ pub fn describe(routes: OpenApiRouter<Context>) -> OpenApiRouter<Context> {
         SecurityRequirement::new("token", none),
         SecurityRequirement::new("token", none).add("signature", none),
     ]);
-    routes
-}
-
-/// The whole document, as it is answered and printed.
-pub fn text(document: OpenApi) -> String {
-    let mut document = serde_json::to_value(document).expect("a plain document is always JSON");
-    schemas::complete(&mut document);
-    responses::complete(&mut document);
-    serde_json::to_string_pretty::<Value>(&document).expect("a plain document is always JSON") + "\n"
+    document
 }
 
 pub fn answer(document: &str) -> Response {

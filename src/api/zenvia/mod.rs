@@ -12,21 +12,15 @@ mod oauth;
 mod subscriptions;
 mod view;
 
-use utoipa_axum::{router::OpenApiRouter, routes};
-
 pub use error::ErrorBody;
 
-use super::Context;
+use super::routes::{Routes, routes};
 
 /// All below it answers errors in this product's shape.
 pub const PREFIX: &str = "/v2";
 
-pub fn routes() -> OpenApiRouter<Context> {
-    OpenApiRouter::new().routes(routes!(subscriptions::list, subscriptions::create)).routes(routes!(
-        subscriptions::get,
-        subscriptions::patch,
-        subscriptions::delete
-    ))
+pub fn routes() -> Routes {
+    routes![subscriptions::list, subscriptions::create, subscriptions::get, subscriptions::patch, subscriptions::delete,]
 }
 
 #[cfg(test)]
