@@ -219,7 +219,7 @@ fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
     if let (Some(url), Some(token)) = (&daemon.api, &daemon.token) {
         return Ok((url.trim_end_matches('/').to_owned(), Secret::new(token.as_str())));
     }
-    let config = config::load(daemon.config.as_deref(), config::environment())?.config;
+    let config = config::load_for_client(daemon.config.as_deref(), config::environment())?.config;
     let url = match &daemon.api {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!("http://{}", config.api.listen),

@@ -144,6 +144,17 @@ impl Loaded {
 
 /// Reads the file (none: the defaults, and a tenant `default` with the role ENTERPRISE) and the environment over it.
 pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    let (name, text) = text_of(file)?;
+    parse(&name, &text, environment)
+}
+
+/// As [`load`], for who only asks a daemon something: what a daemon alone must know may be missing.
+pub fn load_for_client(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    let (name, text) = text_of(file)?;
+    judge(&name, &text, environment, relations::check)
+}
+
+fn text_of(file: Option<&Path>) -> Result<(String, String), Problems> {
     let name = file.map_or_else(String::new, |file| file.display().to_string());
     let text = match file.map(std::fs::read_to_string) {
         None => WITHOUT_FILE.to_owned(),
@@ -153,11 +164,20 @@ pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, 
             return Err(Problems(vec![Problem { place: Place::WholeFile(name), key: String::new(), what }]));
         }
     };
-    parse(&name, &text, environment)
+    Ok((name, text))
 }
 
 /// As [`load`], from text; `name` is what problems call it.
 pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+    judge(name, text, environment, |config| [relations::secrets(config), relations::check(config)].concat())
+}
+
+fn judge(
+    name: &str,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+    relations: impl Fn(&Config) -> Vec<relations::Problem>,
+) -> Result<Loaded, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let mut document = Document::parse(name, text);
     for (variable, value) in &environment {
@@ -171,7 +191,7 @@ pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (Stri
     }
     let values = document.values();
     let config = read(&mut document);
-    for (section, key, problem) in relations::check(&config) {
+    for (section, key, problem) in relations(&config) {
         document.report_key(section, key, problem);
     }
     match document.finish(SECTIONS) {

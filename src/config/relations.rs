@@ -5,20 +5,16 @@ use std::net::SocketAddr;
 use super::Config;
 use crate::log;
 
-/// Section, key and problem. Each is reported at one of its keys, and names the other.
-pub fn check(config: &Config) -> Vec<(&'static str, &'static str, String)> {
+/// Section, key and what is wrong. Each is reported at one of its keys, and names the other.
+pub type Problem = (&'static str, &'static str, String);
+
+pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut expect = |holds: bool, section, key, problem: &dyn Fn() -> String| {
         if !holds {
             problems.push((section, key, problem()));
         }
     };
-    let on_kafka = config.log.backend == log::Backend::Kafka;
-    expect(!on_kafka || config.registry.key.is_some(), "registry", "key", &|| {
-        "is missing: with log.backend = \"kafka\" all instances need the same key; make one by `openssl rand -base64 32` and set \
-         POSTHASTE_REGISTRY__KEY"
-            .to_owned()
-    });
     expect(config.ingest.event <= config.log.max_record, "ingest", "event", &|| {
         format!("is {}, more than log.max_record ({}): the log would refuse it", config.ingest.event, config.log.max_record)
     });
@@ -26,6 +22,24 @@ pub fn check(config: &Config) -> Vec<(&'static str, &'static str, String)> {
         format!("is {}, which api.listen ({}) has already", config.admin.listen, config.api.listen)
     });
     problems
+}
+
+/// The secrets that a standalone daemon makes for itself, and that all instances of a fleet must be given.
+pub fn secrets(config: &Config) -> Vec<Problem> {
+    let (key, token) = (&config.registry.key, &config.api.admin_token);
+    [
+        (key.is_none(), "registry", "key", "key", "openssl rand -base64 32", "POSTHASTE_REGISTRY__KEY"),
+        (token.is_none(), "api", "admin_token", "token", "openssl rand -hex 32", "POSTHASTE_API__ADMIN_TOKEN"),
+    ]
+    .into_iter()
+    .filter(|(is_missing, ..)| *is_missing && config.log.backend == log::Backend::Kafka)
+    .map(|(_, section, key, thing, command, variable)| {
+        let what = format!(
+            "is missing: with log.backend = \"kafka\" all instances need the same {thing}; make one by `{command}` and set {variable}"
+        );
+        (section, key, what)
+    })
+    .collect()
 }
 
 /// Whether two listeners cannot be there at once. Port 0 is any free one.

@@ -298,18 +298,28 @@ fn a_problem_of_a_section_names_the_key_once() {
 }
 
 #[test]
-fn a_cluster_needs_its_key() {
-    let found = problems("[log]\nbackend = \"kafka\"\n", &[]);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("(default): registry.key: is missing"), "{found:?}");
+fn a_cluster_is_given_its_secrets_and_who_asks_it_something_need_not_know_them() {
+    let text = "[log]\nbackend = \"kafka\"\n";
+    let found = problems(text, &[]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("(default): registry.key: is missing") && found[0].contains("POSTHASTE_REGISTRY__KEY"), "{found:?}");
+    assert!(found[1].starts_with("(default): api.admin_token: is missing") && found[1].contains("POSTHASTE_API__ADMIN_TOKEN"), "{found:?}");
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    assert!(load(Some(file.path()), []).is_err());
+    load_for_client(Some(file.path()), []).unwrap_or_else(|problems| panic!("{problems}"));
 }
 
 #[test]
 fn the_example_files_are_without_problems() {
-    let key = ("POSTHASTE_REGISTRY__KEY".to_owned(), "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned());
+    let secrets = [
+        ("POSTHASTE_REGISTRY__KEY".to_owned(), "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned()),
+        ("POSTHASTE_API__ADMIN_TOKEN".to_owned(), "0123456789abcdef".to_owned()),
+    ];
     for (name, text) in
         [("standalone.toml", include_str!("../../config/standalone.toml")), ("cluster.toml", include_str!("../../config/cluster.toml"))]
     {
-        parse(name, text, [key.clone()]).unwrap_or_else(|problems| panic!("{problems}"));
+        parse(name, text, secrets.clone()).unwrap_or_else(|problems| panic!("{problems}"));
     }
 }

@@ -316,8 +316,11 @@ fn check_judges_prints_without_secrets_and_writes_the_manual() {
     for example in ["standalone.toml", "cluster.toml"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(example);
         // What the example for a fleet leaves to the environment.
-        let key = ("POSTHASTE_REGISTRY__KEY", "cG9zdGhhc3RlIHRlc3Qga2V5LCAzMiBieXRlcyBsb24=");
-        let output = command(&["check", "--config", path.to_str().expect("text")]).envs([key]).output().expect("it runs");
+        let secrets = [
+            ("POSTHASTE_REGISTRY__KEY", "cG9zdGhhc3RlIHRlc3Qga2V5LCAzMiBieXRlcyBsb24="),
+            ("POSTHASTE_API__ADMIN_TOKEN", "0123456789abcdef"),
+        ];
+        let output = command(&["check", "--config", path.to_str().expect("text")]).envs(secrets).output().expect("it runs");
         assert!(output.status.success(), "{example}: {}", errors(&output));
     }
     let secret = file("secret.toml", "[api]\nadmin_token = \"do-not-print-this-one\"\n");
