@@ -65,7 +65,7 @@ impl Context {
     fn blame(&self, attempt: &mut Attempt, delivery: &Delivery, endpoint: &Endpoint) {
         let stages = &self.stages;
         let (metrics, now) = (&stages.metrics, attempt.ended);
-        let by_name = || matches!(endpoint.url.url().host(), Some(url::Host::Domain(_)));
+        let by_name = || matches!(endpoint.url.parts().host(), Some(url::Host::Domain(_)));
         if attempt.status.is_some() && !attempt.reused {
             stages.own_fault.reached(now, &delivery.endpoint, by_name());
         }

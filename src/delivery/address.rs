@@ -108,7 +108,7 @@ impl Policy {
     /// What can be said of a URL before anything is resolved: literals, and the names that are this machine by definition (RFC 6761).
     /// For a clear error at registration; [`Policy::check`] judges again what the name resolves to, at each connection.
     pub fn check_url(&self, url: &EndpointUrl) -> Result<(), Refused> {
-        match url.url().host() {
+        match url.parts().host() {
             Some(url::Host::Ipv4(address)) => self.check(address.into()),
             Some(url::Host::Ipv6(address)) => self.check(address.into()),
             Some(url::Host::Domain(name)) if is_localhost(name) => {
@@ -128,7 +128,7 @@ impl Policy {
     /// As [`Policy::check_url`], of the URL that tokens come from.
     pub fn check_token_url(&self, url: &EndpointUrl) -> Result<(), String> {
         self.check_url(url).map_err(|refused| refused.to_string())?;
-        let clear = match url.url().host() {
+        let clear = match url.parts().host() {
             _ if url.is_https() => Ok(()),
             Some(url::Host::Ipv4(address)) => self.check_clear(address.into()),
             Some(url::Host::Ipv6(address)) => self.check_clear(address.into()),

@@ -63,9 +63,9 @@ pub enum Status {
 }
 
 /// A URL that deliveries may be sent to: http or https, with a host, without credentials and fragment, at most 2,048 characters,
-/// both as it is written and as it is sent.
+/// both as it is written and as it is sent. Kept as text: a parsed one takes three times the memory, and is looked into only now and then.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EndpointUrl(Url);
+pub struct EndpointUrl(Box<str>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
@@ -107,20 +107,21 @@ impl EndpointUrl {
         }
         match url.host_str() {
             None | Some("") => Err(UrlError::NoHost),
-            Some(_) => Ok(EndpointUrl(url)),
+            Some(_) => Ok(EndpointUrl(String::from(url).into_boxed_str())),
         }
     }
 
-    pub fn url(&self) -> &Url {
-        &self.0
+    /// Its parts.
+    pub fn parts(&self) -> Url {
+        Url::parse(&self.0).expect("what a URL prints is a URL")
     }
 
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.0
     }
 
     pub fn is_https(&self) -> bool {
-        self.0.scheme() == "https"
+        self.0.starts_with("https:")
     }
 }
 

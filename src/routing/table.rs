@@ -18,7 +18,7 @@
 //! a search for doubles per event. Prefixes are found by looking up each *length* of prefix that its tenant and channel has: there are few.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     hash::BuildHasher,
     sync::{Arc, Mutex},
 };
@@ -48,7 +48,8 @@ pub struct RouteTable {
 
 /// The state that the next batch of changes is applied to. What it shares with the published snapshot is copied before it is changed.
 struct Draft {
-    endpoints: HashMap<Text, Arc<Endpoint>, RandomState>,
+    /// By their id.
+    endpoints: HashTable<Arc<Endpoint>>,
     snapshot: Snapshot,
 }
 
@@ -98,10 +99,10 @@ impl Default for RouteTable {
 impl RouteTable {
     pub fn new() -> RouteTable {
         let hasher = RandomState::default();
-        let snapshot = Snapshot { hasher: hasher.clone(), buckets: vec![Arc::default(); BUCKETS] };
+        let snapshot = Snapshot { hasher, buckets: vec![Arc::default(); BUCKETS] };
         RouteTable {
             published: Arc::new(ArcSwap::from_pointee(snapshot.clone())),
-            draft: Mutex::new(Draft { endpoints: HashMap::with_hasher(hasher), snapshot }),
+            draft: Mutex::new(Draft { endpoints: HashTable::new(), snapshot }),
         }
     }
 
@@ -189,11 +190,15 @@ impl Draft {
             return;
         }
         for_each_route(&endpoint, |channel, pattern| self.snapshot.insert(&endpoint, channel, pattern));
-        self.endpoints.insert(endpoint.id.clone(), endpoint);
+        let hasher = &self.snapshot.hasher;
+        let id_hash = |endpoint: &Arc<Endpoint>| hasher.hash_one(&*endpoint.id);
+        self.endpoints.insert_unique(id_hash(&endpoint), endpoint, id_hash);
     }
 
     fn remove(&mut self, id: &Text) {
-        if let Some(endpoint) = self.endpoints.remove(id) {
+        let hash = self.snapshot.hasher.hash_one(&**id);
+        if let Ok(entry) = self.endpoints.find_entry(hash, |endpoint| endpoint.id == *id) {
+            let (endpoint, _) = entry.remove();
             for_each_route(&endpoint, |channel, pattern| self.snapshot.delete(&endpoint, channel, pattern));
         }
     }

@@ -59,17 +59,18 @@ impl Origin {
 
     /// `authority` as [`authority_of`] gives it.
     fn new(url: &EndpointUrl, authority: &str, tls: Option<Arc<ClientConfig>>) -> Result<Origin, String> {
-        let host = match url.url().host() {
+        let parts = url.parts();
+        let host = match parts.host() {
             Some(url::Host::Ipv4(address)) => Host::Address(address.into()),
             Some(url::Host::Ipv6(address)) => Host::Address(address.into()),
             Some(url::Host::Domain(name)) => Host::Name(name.to_owned()),
             None => return Err("the URL has no host".to_owned()),
         };
-        let text = format!("{}://{authority}", url.url().scheme());
+        let text = format!("{}://{authority}", parts.scheme());
         Ok(Origin {
             https: url.is_https(),
             host,
-            port: url.url().port_or_known_default().ok_or("the URL has no port")?,
+            port: parts.port_or_known_default().ok_or("the URL has no port")?,
             url: text.parse().map_err(|wrong| format!("the URL's host cannot be connected to: {wrong}"))?,
             tls,
             secret: false,
@@ -95,6 +96,7 @@ impl Origin {
 
 /// Host and, where it is not the scheme's own, port.
 fn authority_of(url: &EndpointUrl) -> Result<String, String> {
-    let host = url.url().host_str().ok_or("the URL has no host")?;
-    Ok(url.url().port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+    let parts = url.parts();
+    let host = parts.host_str().ok_or("the URL has no host")?;
+    Ok(parts.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }

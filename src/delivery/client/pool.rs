@@ -49,7 +49,7 @@ impl Pool {
     pub fn origin(&self, url: &EndpointUrl, identity: Option<&ClientTls>, tls: &Tls) -> Result<Rc<Origin>, String> {
         let authority = authority_of(url)?;
         let identity = identity.filter(|_| url.is_https());
-        let mut key = format!("{}://{authority}", url.url().scheme());
+        let mut key = format!("{}://{authority}", url.parts().scheme());
         if let Some(identity) = identity {
             key = format!("{key} {}", identity.fingerprint());
         }

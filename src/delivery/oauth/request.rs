@@ -33,7 +33,7 @@ pub struct Ask {
 impl Ask {
     pub fn new(config: &OAuth2, tls: Option<Arc<ClientConfig>>, user_agent: &HeaderValue) -> Result<Ask, String> {
         let wrong = |problem: String| format!("the token endpoint: {problem}");
-        let mut url = config.url.url().clone();
+        let mut url = config.url.parts();
         if !config.query.is_empty() {
             let mut pairs = url.query_pairs_mut();
             for (name, value) in &config.query {
