@@ -123,6 +123,13 @@ async fn stop_requested(signals: &mut Signals) {
     while signals.next().await != Request::Stop {}
 }
 
+/// The same listener for two servers, one after the other.
+fn twice(listener: tokio::net::TcpListener) -> std::io::Result<(tokio::net::TcpListener, tokio::net::TcpListener)> {
+    let first = listener.into_std()?;
+    let second = first.try_clone()?;
+    Ok((tokio::net::TcpListener::from_std(first)?, tokio::net::TcpListener::from_std(second)?))
+}
+
 /// What the stages share.
 pub struct Stages {
     log: Arc<dyn Log>,
@@ -221,6 +228,15 @@ impl App {
         let listener = tokio::net::TcpListener::bind(listen)
             .await
             .map_err(|error| anyhow!("cannot listen on {listen}: {error}; set `api.listen` to another address"))?;
+
+        // Until everything is there, whoever asks is told so.
+        let (listener, before) = twice(listener)?;
+        let is_there = CancellationToken::new();
+        let answers = {
+            let readiness = Arc::clone(&readiness);
+            api::not_started(move || readiness.causes().trim_end().replace('\n', "; "))
+        };
+        let answering = tokio::spawn(server::serve(before, answers, is_there.clone()));
 
         let directory = config.log.data_directory.clone();
         let standalone = config.log.backend == Backend::Sqlite;
@@ -365,6 +381,8 @@ impl App {
             metrics,
         });
         let api = listener.local_addr()?;
+        is_there.cancel();
+        answering.await?;
         let api_stop = CancellationToken::new();
         let api_server = tokio::spawn(server::serve(listener, router, api_stop.clone()));
         let _ = gauges.set(wiring::gauges(&stages, &registry, &readiness));

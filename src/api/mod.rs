@@ -150,6 +150,15 @@ pub fn router(state: State) -> Router {
         .with_state(context)
 }
 
+/// What answers while the daemon has not started: `why` tells what is being waited for.
+pub fn not_started(why: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    let answer = move || {
+        let problem = Problem::unavailable(format!("the daemon is starting: {}", why()));
+        std::future::ready(problem)
+    };
+    Router::new().fallback(answer).layer(middleware::from_fn(shape::apply))
+}
+
 async fn no_route(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at `{}`: the paths are in /openapi.json", uri.path()))
 }

@@ -222,7 +222,8 @@ async fn an_endpoint_is_created_read_changed_and_deleted() {
     assert_eq!(read["health"]["state"], "active");
 
     // What was read can be sent back.
-    api.admin("PATCH", &path, read.clone()).await.expect(200);
+    let changed = api.admin("PATCH", &path, read.clone()).await.expect(200);
+    assert!(changed["signing"].is_string() && changed.get("secret").is_none(), "the secret that it had is not shown again: {changed}");
     let patch = json!({"url": "https://example.com/other", "headers": {"x-a": null, "x-c": "3"}, "rate": "5/s"});
     let changed = api.admin("PATCH", &path, patch).await.expect(200);
     assert_eq!(changed["headers"], json!({"x-b": "2", "x-c": "3"}));

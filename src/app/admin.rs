@@ -28,6 +28,11 @@ impl Readiness {
         causes.push((cause, why.into()));
     }
 
+    /// What is in the way.
+    pub fn causes(&self) -> String {
+        self.lock().iter().map(|(cause, why)| format!("{cause}: {why}\n")).collect()
+    }
+
     pub fn clear(&self, cause: &'static str) {
         self.lock().retain(|(known, _)| *known != cause);
     }
@@ -102,9 +107,10 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
-    let causes = admin.readiness.lock();
+    (admin.gather)();
+    let causes = admin.readiness.causes();
     match causes.is_empty() {
         true => (StatusCode::OK, "ready\n".to_owned()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, causes.iter().map(|(cause, why)| format!("{cause}: {why}\n")).collect()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, causes),
     }
 }

@@ -8,14 +8,16 @@ const REST: u64 = 512;
 /// Raises the soft limit as far as it is needed and allowed; the error names the ways out.
 pub fn raise(scheduler: &scheduler::Config, delivery: &delivery::Config) -> Result<(), String> {
     let idle = (delivery.idle_connections as u64).saturating_mul(scheduler.shard_count() as u64);
-    let needed = u64::from(scheduler.slots) + idle.min(u64::from(scheduler.slots)) + REST;
+    let needed = u64::from(scheduler.slots) + idle + REST;
     let allowed = process::raise_open_files_limit().map_err(|error| format!("the limit of file descriptors cannot be raised: {error}"))?;
     match allowed >= needed {
         true => Ok(()),
         false => Err(format!(
-            "{needed} file descriptors are needed for scheduler.slots = {} and its idle connections, and only {allowed} are allowed: \
-             raise the limit (`ulimit -Hn`, LimitNOFILE= in systemd) or lower scheduler.slots",
-            scheduler.slots
+            "{needed} file descriptors are needed for scheduler.slots = {} and {idle} idle connections (delivery.idle_connections = {} on each of {} \
+             shards), and only {allowed} are allowed: raise the limit (`ulimit -Hn`, LimitNOFILE= in systemd) or lower one of the two",
+            scheduler.slots,
+            delivery.idle_connections,
+            scheduler.shard_count()
         )),
     }
 }

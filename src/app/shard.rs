@@ -104,15 +104,15 @@ pub fn spill(stages: &Arc<Stages>, spills: Vec<Spill>) {
 
 /// Ends deliveries whose endpoint is gone or suspended.
 pub fn doom(stages: &Arc<Stages>, doomed: Vec<Doomed>) {
+    let detail = |reason| match reason {
+        DeadReason::EndpointInactive => "its endpoint became inactive while it waited",
+        DeadReason::EndpointDisabled => "its endpoint was disabled while it waited",
+        _ => "its endpoint was deleted while it waited",
+    };
+    let dead = doomed
+        .into_iter()
+        .map(|Doomed { delivery, reason, ack, .. }| settle::Dead { delivery: *delivery, reason, detail: detail(reason), ack })
+        .collect();
     let settling = Arc::clone(stages);
-    stages.background(async move {
-        for Doomed { delivery, reason, ack, .. } in doomed {
-            let detail = match reason {
-                DeadReason::EndpointInactive => "its endpoint became inactive while it waited",
-                DeadReason::EndpointDisabled => "its endpoint was disabled while it waited",
-                _ => "its endpoint was deleted while it waited",
-            };
-            settling.settler.dead_letter(*delivery, reason, detail, ack).await;
-        }
-    });
+    stages.background(async move { settling.settler.dead_letter_all(dead).await });
 }

@@ -36,7 +36,7 @@ pub async fn exhausted(stages: &Stages, event: &Event, endpoint: &Endpoint, atte
 
 async fn tell(stages: &Stages, id: String, kind: &'static str, tenant: &Text, time: Timestamp, data: &serde_json::Value) {
     let event = Event {
-        id: id.into(),
+        id: Event::made_id(id),
         kind: Text::from_static(kind),
         channel: Text::from_static(Event::OWN_CHANNEL),
         direction: None,

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     delivery::RefreshTokens,
     log::{self, LogError, Start},
-    model::{Agent, DeadReason, Delivery, HealthState, Position, Status, Text, TopicPartition},
+    model::{Agent, DeadReason, Delivery, Endpoint, HealthState, Position, Status, Text, TopicPartition},
     registry::{Change, Entry, Grant, OnChange, Registry},
     routing::table::RouteChange,
     scheduler::Control,
@@ -51,7 +51,8 @@ fn follow(stages: &Stages, change: &Change) {
     let Some(entry) = &change.after else {
         stages.health.forget(&change.id);
         stages.journal.forget(&change.id);
-        control(stages, Control::Removed(change.id.clone(), DeadReason::EndpointDeleted));
+        let version = change.before.as_ref().map_or(Endpoint::DECLARED, |before| before.endpoint.registry_offset);
+        control(stages, Control::Removed { endpoint: change.id.clone(), version, reason: DeadReason::EndpointDeleted });
         return;
     };
     if let Some(record) = entry.health_record() {

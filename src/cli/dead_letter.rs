@@ -41,7 +41,7 @@ pub struct List {
 /// Send dead letters again. One that was redriven is not sent a second time.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  posthaste dead-letter redrive posthaste.dead:0:1763805600123\n  posthaste dead-letter redrive --endpoint orders --since 2h\n  posthaste dead-letter redrive --all"
+    after_help = "Examples:\n  posthaste dead-letter redrive 0-1795382715158754\n  posthaste dead-letter redrive --endpoint orders --since 2h\n  posthaste dead-letter redrive --all"
 )]
 pub struct Redrive {
     /// Ids of dead letters.

@@ -29,8 +29,8 @@ use crate::model::Timestamp;
 
 /// Run a receiver that verifies and prints.
 ///
-/// It answers 204 to everything, unless it is told to fail or to hang. Signatures of both schemes are verified; without a secret, the
-/// requests are printed unchecked.
+/// It answers 204, unless it is told to fail or to hang. Signatures of both schemes are verified, and what is not signed with the secret gets a
+/// 401; without a secret, the requests are printed unchecked.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  posthaste listen --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n  posthaste listen --listen 127.0.0.1:9001 --fail 500\n  posthaste listen --fail 503 --fail-rate 0.3\n  posthaste listen --hang"

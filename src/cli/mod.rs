@@ -27,7 +27,7 @@ use crate::model::{Rate, Timestamp};
 #[command(
     name = "posthaste",
     version,
-    after_help = "First steps:\n  posthaste demo                                    watch it work\n  posthaste listen --listen 127.0.0.1:9000          a receiver that verifies and prints\n  posthaste serve                                   the daemon, nothing else needed\n  posthaste endpoint add http://127.0.0.1:9000/     register the receiver\n  posthaste send --type order.created --channel shop --data '{\"n\":1}'"
+    after_help = "First steps:\n  posthaste demo                                    watch it work\n  posthaste listen --listen 127.0.0.1:9000          a receiver that verifies and prints\n  POSTHASTE_DELIVERY__ALLOW_NETWORKS='[\"127.0.0.0/8\"]' posthaste serve\n                                                    the daemon, nothing else needed; the variable allows receivers on this machine\n  posthaste endpoint add http://127.0.0.1:9000/     register the receiver\n  posthaste send --type order.created --channel shop --data '{\"n\":1}'"
 )]
 pub struct Cli {
     #[command(subcommand)]

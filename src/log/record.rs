@@ -33,12 +33,6 @@ use crate::model::{DeadReason, Direction, Event, FieldError, Priority, Text, Tim
 pub use dead::{DeadLetter, DeadThing, decode_dead_letter, encode_dead_delivery, encode_dead_record, is_dead_letter};
 pub use delivery::{decode_delivery, encode_delivery, is_delivery, parse_position, unplaced};
 
-/// Longest `id`, `type`, `channel` and `tenant`, bytes: they become keys, headers and labels of log lines.
-pub const NAME_LIMIT: usize = 256;
-
-/// Longest `subject`, bytes.
-pub const SUBJECT_LIMIT: usize = 1024;
-
 /// W3C Trace Context: 55 characters in version 00; later versions may be longer.
 const TRACEPARENT_LIMIT: usize = 128;
 
@@ -295,11 +289,11 @@ fn locate(text: &str) -> FieldError {
 
 /// What an event may be called by in its field `name`: its id, type, channel or tenant.
 pub fn name_field(name: &str, value: Text) -> Result<Text, FieldError> {
-    text_field(name, value, NAME_LIMIT)
+    text_field(name, value, Event::NAME_LIMIT)
 }
 
 fn subject_field(name: &str, value: Text) -> Result<Text, FieldError> {
-    text_field(name, value, SUBJECT_LIMIT)
+    text_field(name, value, Event::SUBJECT_LIMIT)
 }
 
 fn text_field(name: &str, value: Text, limit: usize) -> Result<Text, FieldError> {

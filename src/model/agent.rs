@@ -86,7 +86,7 @@ impl Agent {
         let ticket = ticket_of(event);
         let data = serde_json::json!({ "ticket": { "id": ticket }, "expertAgent": { "id": self.id, "externalId": external } });
         Event {
-            id: Text::from(format!("{}:{}", event.id, self.id)),
+            id: Event::made_id(format!("{}:{}", event.id, self.id)),
             kind: Text::from_static(Agent::SENT),
             channel: event.channel.clone(),
             direction: None,
@@ -100,7 +100,7 @@ impl Agent {
     }
 }
 
-/// The id of the ticket that an event is about: `data.ticket.id` (a text or a number), else the event's subject, else the event's own id.
+/// The id of the ticket that an event is about: `data.ticket.id` (a text that can be a subject, or a number), else the event's subject, else the event's own id.
 pub fn ticket_of(event: &Event) -> Text {
     #[derive(Deserialize)]
     struct Data {
@@ -117,7 +117,7 @@ pub fn ticket_of(event: &Event) -> Text {
         Number(serde_json::Number),
     }
     match serde_json::from_slice(&event.data) {
-        Ok(Data { ticket: Ticket { id: Id::Text(id) } }) if !id.is_empty() => id.into(),
+        Ok(Data { ticket: Ticket { id: Id::Text(id) } }) if Event::is_subject(&id) => id.into(),
         Ok(Data { ticket: Ticket { id: Id::Number(id) } }) => id.to_string().into(),
         Ok(_) | Err(_) => event.subject.clone().unwrap_or_else(|| event.id.clone()),
     }
@@ -148,6 +148,7 @@ mod tests {
             (None, r#"{"ticket":{"id":"T1","open":true}}"#, "T1"),
             (Some("S"), r#"{"ticket":{"id":1846867}}"#, "1846867"),
             (Some("S"), r#"{"ticket":{"id":""}}"#, "S"),
+            (Some("S"), r#"{"ticket":{"id":"T\n1"}}"#, "S"),
             (Some("S"), r#"{"ticket":7}"#, "S"),
             (Some("S"), "[]", "S"),
             (None, "{}", "e1"),
@@ -171,6 +172,10 @@ mod tests {
         };
         let told = agent.tells(&event(None, r#"{"ticket":{"id":"T1"}}"#));
         assert_eq!((&*told.id, &*told.kind, told.subject.as_deref()), ("e1:ag1", "SUPPORT_EXPERT_AGENT", Some("T1")));
+        let long = Event { id: "e".repeat(Event::NAME_LIMIT).into(), ..event(None, "{}") };
+        let (once, again, other) =
+            (agent.tells(&long).id, agent.tells(&long).id, Agent { id: "ag2".into(), ..agent.clone() }.tells(&long).id);
+        assert!(once == again && once != other && once.len() <= Event::NAME_LIMIT, "{once} {again} {other}");
         let data: serde_json::Value = serde_json::from_slice(&told.data).expect("JSON");
         assert_eq!(data, serde_json::json!({"ticket": {"id": "T1"}, "expertAgent": {"id": "ag1", "externalId": "184"}}));
         let listener = agent.listener(3).expect("it watches");

@@ -30,14 +30,13 @@ impl Budget {
         self.limit.saturating_sub(self.used())
     }
 
-    /// Bytes that sources may still fill. A fifth stays free: how much one queue may hold is measured by what is free, and sources that filled
-    /// everything would make every queue too long, whoever is to blame.
+    /// Bytes that sources may still fill. A fifth stays free for what cannot be refused: the rest of a record, deliveries that come back.
     pub fn room(&self) -> usize {
         (self.limit / 5 * 4).saturating_sub(self.used())
     }
 
     /// Takes `bytes`. It always succeeds, so that a record that was read can be carried; whoever reads must look at
-    /// [`Budget::free`] before the next read.
+    /// [`Budget::room`] before the next record.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Permit {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Permit { budget: Arc::clone(self), bytes }

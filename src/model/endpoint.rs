@@ -120,6 +120,11 @@ impl EndpointUrl {
         &self.0
     }
 
+    /// All that belongs into logs: the path of some receivers is their secret.
+    pub fn host(&self) -> String {
+        self.parts().host_str().unwrap_or_default().to_owned()
+    }
+
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https:")
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Text, Timestamp};
 
@@ -30,6 +31,25 @@ impl Event {
 
     /// The channel of events that posthaste itself tells (`endpoint.degraded` and its like).
     pub const OWN_CHANNEL: &str = "posthaste";
+
+    /// Longest `id`, `type`, `channel` and `tenant`, bytes: they become keys, headers and labels of log lines.
+    pub const NAME_LIMIT: usize = 256;
+
+    /// Longest `subject`, bytes.
+    pub const SUBJECT_LIMIT: usize = 1024;
+
+    /// Whether this can be the subject of an event.
+    pub fn is_subject(text: &str) -> bool {
+        !text.is_empty() && text.len() <= Event::SUBJECT_LIMIT && !text.bytes().any(|byte| byte.is_ascii_control())
+    }
+
+    /// An id that is made of others: their text, or its SHA-256 where that is longer than an id may be. Doubles collapse either way.
+    pub fn made_id(text: String) -> Text {
+        if text.len() <= Event::NAME_LIMIT {
+            return text.into();
+        }
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    }
 
     /// Bytes of memory that this event holds, for the global budget: its payload and a fixed share for the structures around it.
     pub fn weight(&self) -> usize {

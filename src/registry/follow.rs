@@ -120,13 +120,15 @@ impl Follower {
 
     fn follow(&mut self) {
         let mut look = Look { at: Instant::now(), end: None };
-        let mut complained = false;
+        let mut complained: Option<Instant> = None;
         while !self.stopped() {
             self.declare();
             match self.step(&mut look) {
-                Ok(()) => complained = false,
+                // A poll that brings nothing says nothing: the trouble is over when the end was reached again.
+                Ok(()) => complained = complained.filter(|at| self.shared.behind_for() >= at.elapsed()),
                 Err(error) => {
-                    if !std::mem::replace(&mut complained, true) {
+                    if complained.is_none() {
+                        complained = Some(Instant::now());
                         tracing::error!(%error, "cannot read the registry: changes of endpoints do not arrive here");
                     }
                     std::thread::sleep(PAUSE);

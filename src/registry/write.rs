@@ -52,7 +52,7 @@ pub enum WriteError {
     NotFound { kind: &'static str, id: Text },
     #[error("the {kind} `{id}` exists already")]
     Exists { kind: &'static str, id: Text },
-    #[error("the {kind} `{id}` is declared in the configuration file: change it there")]
+    #[error("the {kind} `{id}` is declared in the configuration file (or, without one, from the beginning): change it in the file")]
     Declared { kind: &'static str, id: Text },
     #[error("there are {} endpoints with these criteria already, which is as many as there may be", Criteria::AT_MOST)]
     Duplicated,

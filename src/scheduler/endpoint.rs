@@ -121,13 +121,14 @@ impl State {
         self.held += (held.as_secs_f32() - self.held) * weight;
     }
 
-    /// Bytes that may wait for it now, when `free` bytes are held by nothing.
-    pub fn queue_limit(&self, free: usize, config: &Config) -> usize {
+    /// Bytes that may wait for it now, when sources may still fill `room` bytes. Measured by that, queues that are too long begin to leave before the
+    /// sources stop for everybody, however many there are.
+    pub fn queue_limit(&self, room: usize, config: &Config) -> usize {
         let share = match self.health {
             HealthState::Active => config.queue_share,
             HealthState::Degraded | HealthState::Inactive => config.queue_share_degraded,
         };
-        (free as f64 * share) as usize
+        (room as f64 * share) as usize
     }
 
     pub fn spilled(&mut self, now: Instant) {

@@ -67,7 +67,7 @@ pub struct Config {
     pub old_after: Duration,
     /// Deliveries of one endpoint that may always wait in memory.
     pub queue_minimum: u32,
-    /// Beyond that, the share of the memory that is free which the queue of one healthy endpoint may hold.
+    /// Beyond that, the share of the memory that sources may still fill which the queue of one healthy endpoint may hold.
     pub queue_share: f64,
     /// The same for a degraded one.
     pub queue_share_degraded: f64,
@@ -179,8 +179,9 @@ pub enum Message {
 pub enum Control {
     /// The endpoint was changed. What waits for it goes to the new version; what waits for one that is disabled now is doomed.
     Endpoint(Arc<Endpoint>),
-    /// The endpoint is gone: what waits for it is doomed for this reason.
-    Removed(Text, DeadReason),
+    /// The endpoint is gone, of which `version` was the last registry offset: what waits for it is doomed for this reason, and so is what was
+    /// routed to it and has not come yet.
+    Removed { endpoint: Text, version: i64, reason: DeadReason },
     /// Its health has changed, here or elsewhere. What waits for one that is Inactive now is doomed.
     Health { endpoint: Text, state: HealthState },
     /// Live instances of the fleet, among which the rates are divided.

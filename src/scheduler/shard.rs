@@ -1,6 +1,7 @@
 //! The state machine of a shard: what it is told changes its state, and what has to be done is asked of it. It takes the time as an argument,
 //! does no I/O and waits for nothing.
 
+mod gone;
 mod leave;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use self::gone::Gone;
 use super::{
     Config, Control, Dispatch, Doomed, Ended, Finished, Lane, Spill, SpillReason, Waiting,
     endpoint::State,
@@ -23,7 +25,7 @@ use super::{
     limits::{RateLimit, ShardClock, SpillBudget},
     queue::{Store, Waiter},
 };
-use crate::model::{Ack, Budget, DeadReason, Delivery, Endpoint, HealthState, Routed, Text};
+use crate::model::{Ack, Budget, DeadReason, Delivery, Endpoint, HealthState, Routed, Status, Text};
 
 /// An endpoint that answers, and takes all that waits for it within this time, is never over its queue's bound.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,6 +48,8 @@ pub struct Shard {
     by_id: HashMap<Text, u32, RandomState>,
     /// The health of endpoints that were not delivered to yet, where it is not Active.
     unseen: HashMap<Text, HealthState, RandomState>,
+
+    gone: Gone,
 
     store: Store,
     fair: Fair,
@@ -108,6 +112,7 @@ impl Shard {
             free: Vec::new(),
             by_id: HashMap::default(),
             unseen: HashMap::default(),
+            gone: Gone::default(),
             store: Store::default(),
             fair: Fair::default(),
             flights: Flights::new(slots),
@@ -131,9 +136,15 @@ impl Shard {
     /// Takes a delivery. It waits for its turn, or is spilled or doomed at once.
     pub fn enqueue(&mut self, now: Instant, routed: Routed) {
         self.sweep_at.get_or_insert(now + SWEEP);
-        let index = self.state_of(&routed.endpoint);
-        let Routed { delivery, ack, class, endpoint: _ } = routed;
-        let state = self.endpoints[index as usize].as_mut().expect("state_of returns one that is in use");
+        let Routed { delivery, ack, class, endpoint } = routed;
+        let index = match self.by_id.get(&endpoint.id) {
+            Some(index) => self.newest(*index, &endpoint),
+            None => match self.gone.reason(&endpoint) {
+                Some(reason) => return self.doom(endpoint, Waiter { delivery, ack, class, since: now }, reason),
+                None => self.meet(&endpoint),
+            },
+        };
+        let state = self.endpoints[index as usize].as_mut().expect("it was met");
         let waiter = Waiter { delivery, ack, class, since: now };
         if let Some(reason) = state.doom() {
             let endpoint = Arc::clone(&state.endpoint);
@@ -143,7 +154,7 @@ impl Shard {
         // Who takes what waits within `PATIENCE` is not slow: then we are, or there is a backlog to catch up with, and a way round through the
         // log would only cost more of what is short.
         let over = state.queue.len() >= self.config.queue_minimum
-            && state.queue.bytes() + bytes > state.queue_limit(self.budget.free(), &self.config)
+            && state.queue.bytes() + bytes > state.queue_limit(self.budget.room(), &self.config)
             && (!state.is_proven(now) || state.queue_time(now) > PATIENCE);
         if self.draining == Some(Waiting::Spill) {
             return self.spill(now, index, waiter, SpillReason::Drain);
@@ -258,10 +269,13 @@ impl Shard {
                     self.change(index, endpoint);
                     self.doom_if_due(index);
                     self.place(now, index);
+                } else if endpoint.status == Status::Disabled {
+                    self.gone.add(now, &endpoint.id, endpoint.registry_offset, DeadReason::EndpointDisabled);
                 }
             }
-            Control::Removed(id, reason) => {
+            Control::Removed { endpoint: id, version, reason } => {
                 self.unseen.remove(&id);
+                self.gone.add(now, &id, version, reason);
                 if let Some(index) = self.by_id.remove(&id) {
                     self.doom_all(index, reason);
                     self.place(now, index);
@@ -404,14 +418,17 @@ impl Shard {
         }
     }
 
-    fn state_of(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
-        if let Some(index) = self.by_id.get(&endpoint.id).copied() {
-            let known = &self.state(index).endpoint;
-            if !Arc::ptr_eq(known, endpoint) && known.registry_offset < endpoint.registry_offset {
-                self.change(index, Arc::clone(endpoint));
-            }
-            return index;
+    /// Takes over the version of an endpoint that a delivery was routed to, if it is newer than the known one.
+    fn newest(&mut self, index: u32, endpoint: &Arc<Endpoint>) -> u32 {
+        let known = &self.state(index).endpoint;
+        if !Arc::ptr_eq(known, endpoint) && known.registry_offset < endpoint.registry_offset {
+            self.change(index, Arc::clone(endpoint));
         }
+        index
+    }
+
+    /// Takes up an endpoint that has its first delivery.
+    fn meet(&mut self, endpoint: &Arc<Endpoint>) -> u32 {
         let health = self.unseen.remove(&endpoint.id).unwrap_or_default();
         let state = State::new(Arc::clone(endpoint), health, &self.config);
         let index = self.free.pop().unwrap_or_else(|| {

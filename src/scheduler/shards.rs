@@ -124,7 +124,7 @@ impl Shards {
     fn concerned(&self, control: &Control) -> &[mpsc::Sender<Message>] {
         let id = match control {
             Control::Endpoint(endpoint) => &endpoint.id,
-            Control::Removed(id, _) | Control::Health { endpoint: id, .. } => id,
+            Control::Removed { endpoint: id, .. } | Control::Health { endpoint: id, .. } => id,
             Control::Instances(_) | Control::Weight { .. } | Control::Drain { .. } | Control::End => return &self.inboxes,
         };
         std::slice::from_ref(&self.inboxes[self.place(id)])

@@ -105,6 +105,10 @@ fn ids<T>(items: Vec<T>, of: impl Fn(T) -> (Box<Delivery>, Ack)) -> Vec<String> 
         .collect()
 }
 
+fn removed(endpoint: &str, version: i64) -> Control {
+    Control::Removed { endpoint: endpoint.into(), version, reason: DeadReason::EndpointDeleted }
+}
+
 fn health(endpoint: &Arc<Endpoint>, state: HealthState) -> Control {
     Control::Health { endpoint: endpoint.id.clone(), state }
 }
@@ -243,7 +247,7 @@ fn what_waits_for_an_endpoint_that_goes_away_is_doomed() {
     assert_eq!(doomed(&mut shard), 1);
     shard.enqueue(now, source.one(&one));
     assert_eq!(doomed(&mut shard), 1, "the older version that it was routed to changes nothing");
-    shard.control(now, Control::Removed("one".into(), DeadReason::EndpointDeleted));
+    shard.control(now, removed("one", 2));
     end(&mut shard, now, running, Ended::Success, MS);
     let unseen = Arc::new(endpoint("unseen", "t"));
     shard.control(now, health(&unseen, HealthState::Inactive));
@@ -301,8 +305,8 @@ fn a_queue_may_use_idle_memory_and_shrinks_when_the_house_is_full() {
     shard.control(now, health(&sick, HealthState::Degraded));
     (0..4000).for_each(|_| shard.enqueue(now, source.one(&one)));
     let queued = shard.lane(Lane::Healthy).queued;
-    // A share of 1 of what is free: half of the memory, at 514 bytes each.
-    assert!((1000..1100).contains(&queued), "{queued}");
+    // A share of 1 of what may still be filled: half of four fifths of the memory, at 514 bytes each.
+    assert!((800..880).contains(&queued), "{queued}");
     let spilled = shard.take_spilled();
     assert!(spilled.iter().all(|spill| spill.reason == SpillReason::QueueFull));
     assert_eq!(ids(spilled, |spill| (spill.delivery, spill.ack)).len() as u32, 4000 - queued);
@@ -314,6 +318,25 @@ fn a_queue_may_use_idle_memory_and_shrinks_when_the_house_is_full() {
     }
     assert_eq!((shard.lane(Lane::Healthy), shard.lane(Lane::Degraded)), Default::default());
     source.done();
+}
+
+#[test]
+fn queues_that_are_too_long_leave_before_the_sources_stop_however_many_they_are() {
+    let budget = Budget::new(1 << 20);
+    let now = Instant::now();
+    let (mut shard, mut source) = (shard(&Config::default(), &budget, now), Source::new(&budget));
+    let slow = |n: u32| Endpoint { rate: Some("1/s".parse().expect("a rate")), ..endpoint(&format!("slow-{n}"), "t") };
+    let slow: Vec<_> = (0..8).map(|n| Arc::new(slow(n))).collect();
+    for _ in 0..500 {
+        for one in &slow {
+            assert!(budget.room() > 0, "{} of {} bytes are used", budget.used(), budget.limit());
+            shard.enqueue(now, source.one(one));
+        }
+        // What leaves is out of memory as soon as it is durable.
+        ids(shard.take_spilled(), |spill| (spill.delivery, spill.ack));
+    }
+    assert!(shard.lane(Lane::Healthy).queued > 8 * 64);
+    shard.end(now).into_iter().for_each(|(_, ack)| ack.abandon());
 }
 
 #[test]
@@ -344,4 +367,44 @@ fn deliveries_of_a_lost_partition_are_let_go_of() {
     assert!(shard.next(now).is_none());
     assert_eq!(shard.lane(Lane::Healthy), Default::default());
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn what_was_routed_before_its_endpoint_went_and_comes_after_is_doomed() {
+    let (budget, now) = (Budget::new(1 << 28), Instant::now());
+    let (mut shard, mut source) = (shard(&Config::default(), &budget, now), Source::new(&budget));
+    let version = |registry_offset| Arc::new(Endpoint { registry_offset, ..endpoint("one", "t") });
+    let reasons = |shard: &mut Shard| -> Vec<DeadReason> {
+        let doomed = shard.take_doomed();
+        doomed
+            .into_iter()
+            .map(|doomed| {
+                doomed.ack.done();
+                doomed.reason
+            })
+            .collect()
+    };
+    shard.control(now, removed("one", 5));
+    shard.enqueue(now, source.one(&version(5)));
+    assert_eq!(reasons(&mut shard), [DeadReason::EndpointDeleted]);
+    shard.enqueue(now, source.one(&version(6)));
+    assert_eq!(reasons(&mut shard), [], "one that was made anew under the same id");
+    assert!(shard.next(now).is_some());
+
+    // Unknown here until now: disabled after the delivery was routed.
+    let other = |registry_offset, status| Arc::new(Endpoint { registry_offset, status, ..endpoint("other", "t") });
+    shard.control(now, Control::Endpoint(other(8, Status::Disabled)));
+    shard.enqueue(now, source.one(&other(7, Status::Enabled)));
+    assert_eq!(reasons(&mut shard), [DeadReason::EndpointDisabled]);
+    shard.enqueue(now, source.one(&other(9, Status::Enabled)));
+    assert_eq!(reasons(&mut shard), []);
+
+    // It is remembered for as long as anything can be on its way, and a declared one may come back as it was.
+    shard.control(now, removed("third", 5));
+    shard.control(now + 600 * SECOND, removed("declared", Endpoint::DECLARED));
+    for (id, registry_offset) in [("third", 5), ("declared", Endpoint::DECLARED)] {
+        shard.enqueue(now + 600 * SECOND, source.one(&Arc::new(Endpoint { registry_offset, ..endpoint(id, "t") })));
+        assert_eq!(reasons(&mut shard), [], "{id}");
+    }
+    shard.end(now).into_iter().for_each(|(_, ack)| ack.abandon());
 }

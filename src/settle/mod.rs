@@ -18,4 +18,4 @@ pub mod retry;
 mod test_log;
 
 pub use policy::{Config, Policy};
-pub use retry::{Destinations, Settler, Spill};
+pub use retry::{Dead, Destinations, Settler, Spill};

@@ -23,7 +23,7 @@ use crate::{
         Append, Log, LogError, Record,
         record::{encode_dead_delivery, encode_dead_record, encode_delivery},
     },
-    model::{Ack, Attempt, Clock, DeadReason, Delivery, Endpoint, Outcome, Position, Purpose, Settlement, Text},
+    model::{Ack, Attempt, Clock, DeadReason, Delivery, Endpoint, Event, Outcome, Position, Purpose, Settlement, Text},
     telemetry::Metrics,
 };
 
@@ -37,8 +37,8 @@ const ANSWER_EXCERPT: usize = 200;
 /// Bytes of events that are copied into records and not durable yet, if nobody says otherwise.
 const ROOM: usize = 32 << 20;
 
-/// Deliveries are spilled in appends of so many bytes at most, and one more.
-const SPILLED_AT_ONCE: usize = 1 << 20;
+/// Deliveries that leave without an attempt are appended by so many bytes at most, and one more.
+const AT_ONCE: usize = 1 << 20;
 
 /// The topics that deliveries are moved to.
 #[derive(Debug, Clone)]
@@ -73,6 +73,16 @@ pub struct Spill {
     pub ack: Ack,
     /// A label of `posthaste_spilled_total`.
     pub reason: &'static str,
+}
+
+/// A delivery that ends without an attempt.
+#[derive(Debug)]
+pub struct Dead {
+    pub delivery: Delivery,
+    pub reason: DeadReason,
+    /// For a person who looks at the dead letter.
+    pub detail: &'static str,
+    pub ack: Ack,
 }
 
 /// An append, and who waits for it.
@@ -183,15 +193,23 @@ impl Settler {
 
     /// Moves many deliveries out of memory in few appends.
     pub async fn spill_all(&self, spills: Vec<Spill>) {
-        let mut spills = spills.into_iter().peekable();
-        while spills.peek().is_some() {
-            let (mut part, mut bytes) = (Vec::new(), 0);
-            while let Some(spill) = spills.next_if(|_| bytes < SPILLED_AT_ONCE) {
-                bytes += spill.delivery.event.weight();
-                part.push(spill);
-            }
+        for (part, bytes) in parts(spills, |spill| spill.delivery.event.weight()) {
             let _room = self.room(bytes).await;
             self.spill_part(part).await;
+        }
+    }
+
+    /// Ends many deliveries in few appends.
+    pub async fn dead_letter_all(&self, dead: Vec<Dead>) {
+        for (part, bytes) in parts(dead, |dead| dead.delivery.event.weight()) {
+            let _room = self.room(bytes).await;
+            let mut owed = Vec::with_capacity(part.len());
+            for Dead { delivery, reason, detail, ack } in part {
+                let settlement = Settlement::DeadLetter(reason);
+                self.remember(&delivery, &settlement, detail, &ack).await;
+                owed.push(self.owe(settlement, delivery, ack, Becomes::Dead(reason), detail));
+            }
+            self.append(owed).await;
         }
     }
 
@@ -320,10 +338,24 @@ impl Settler {
         let nothing = Record { position: owed.origin.clone(), key: None, value: None, headers: Vec::new(), appended_ms: 0 };
         let reference = encode_dead_record(&nothing, DeadReason::TooLarge, &detail, self.clock.now());
         // The key of the endpoint stays, if it is not the key that was too large.
-        let key = owed.append.key.take().filter(|key| key.len() <= crate::log::record::NAME_LIMIT);
+        let key = owed.append.key.take().filter(|key| key.len() <= Event::NAME_LIMIT);
         owed.append = Append { key, ..reference.to(self.destinations.dead.clone()) };
         owed.becomes = Becomes::Dead(DeadReason::TooLarge);
     }
+}
+
+/// Parts of [`AT_ONCE`] bytes each, with their bytes.
+fn parts<T>(all: Vec<T>, bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = (Vec<T>, usize)> {
+    let mut all = all.into_iter().peekable();
+    std::iter::from_fn(move || {
+        all.peek()?;
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        while let Some(one) = all.next_if(|_| bytes < AT_ONCE) {
+            bytes += bytes_of(&one);
+            part.push(one);
+        }
+        Some((part, bytes))
+    })
 }
 
 /// What a person wants to know of a failed attempt: its class, what was said, and how long it took.

@@ -24,6 +24,8 @@ pub(super) struct Held {
     pub delivery: Delivery,
     /// It is due later than its tier waits: when this wait ends, it moves to another tier.
     pub moves_on: bool,
+    /// Since when it waits for the registry.
+    pub behind_since: Option<Instant>,
 }
 
 /// One partition, from assignment to revocation.

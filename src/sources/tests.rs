@@ -190,7 +190,7 @@ fn nothing_is_taken_while_the_gate_is_shut_or_memory_is_used_up() {
     assert!(bench.script().paused.is_empty());
     assert_eq!(bench.taken().len(), 1, "what came meanwhile was kept");
 
-    let all = bench.budget.take(1 << 20);
+    let all = bench.budget.take(bench.budget.limit());
     assert_eq!(bench.turn(), Ok(Duration::from_millis(2)));
     assert!(bench.metrics.render().contains("posthaste_sources_stopped{reason=\"memory\"} 1"));
     drop(all);
@@ -199,6 +199,32 @@ fn nothing_is_taken_while_the_gate_is_shut_or_memory_is_used_up() {
     bench.turn().expect("it goes on");
     assert!(bench.script().asked.last().is_some_and(|asked| *asked <= 8), "no more than there is room for");
     drop(most);
+}
+
+#[test]
+fn a_poll_that_is_more_than_was_expected_stops_at_the_memory() {
+    let mut bench = Bench::events().assigned(EVENTS, 0, None);
+    let most = bench.budget.take(bench.budget.room() - 2_000);
+    bench.poll(events(0..500));
+    let taken = bench.taken();
+    assert!((2..=10).contains(&taken.len()), "{}", taken.len());
+    taken.into_iter().for_each(|routed| routed.ack.done());
+    drop(most);
+    bench.turn().expect("it goes on");
+    assert!(bench.taken().into_iter().map(|routed| routed.ack.done()).count() >= 490, "nothing of it is lost");
+}
+
+#[test]
+fn the_age_of_an_event_counts_from_its_append_unless_it_was_late() {
+    for (appended_ms, accepted_ms) in
+        [(NOW_MS - 1_000, NOW_MS - 1_000), (NOW_MS - 4 * 86_400_000, NOW_MS - 3_600_000), (0, NOW_MS - 3_600_000)]
+    {
+        let mut bench = Bench::events().assigned(EVENTS, 0, None);
+        bench.poll(Polled::Records(vec![Record { appended_ms, ..event_record(0, "one") }]));
+        let routed = bench.taken().remove(0);
+        assert_eq!(routed.delivery.accepted_at.as_millisecond(), accepted_ms, "{appended_ms}");
+        routed.ack.done();
+    }
 }
 
 #[test]

@@ -89,6 +89,8 @@ pub(super) struct Source {
     weight: usize,
     /// Bytes of the budget that the records of this poll took.
     taken: usize,
+    /// Events of before are late: their deliveries count their age from here on.
+    late_ms: i64,
     out: Vec<Routed>,
     matches: Vec<Arc<Endpoint>>,
     counts: Counts,
@@ -119,6 +121,7 @@ impl Source {
             in_trouble: false,
             weight: 1024,
             taken: 0,
+            late_ms: i64::MIN,
             out: Vec::new(),
             matches: Vec::new(),
             counts: Counts::default(),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     daemon::{Backend, Site, both_backends, event},
-    kafka,
+    free_ports, kafka,
     receiver::Receiver,
 };
 
@@ -164,4 +164,34 @@ async fn a_data_directory_in_use_a_port_in_use_and_a_wrong_key_end_with_one_line
     assert!(!status.success());
     assert!(fourth.log_text().contains("registry.key"), "{}", fourth.log_text());
     assert!(!fourth.log_text().contains("panicked"), "{}", fourth.log_text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_waits_for_its_broker_tells_whoever_asks() {
+    let [api, admin, broker] = free_ports();
+    let (api, admin) = (format!("127.0.0.1:{api}"), format!("127.0.0.1:{admin}"));
+    let mut daemon = Site::new(Backend::Cluster).spawn(&[
+        ("POSTHASTE_KAFKA__BROKERS", &format!("127.0.0.1:{broker}")),
+        ("POSTHASTE_API__LISTEN", &api),
+        ("POSTHASTE_ADMIN__LISTEN", &admin),
+    ]);
+    let answer = daemon.until_unavailable(&format!("http://{api}/v1/endpoints"), "the daemon is starting: ", WITHIN).await;
+    assert!(answer.contains("\"status\":503"), "{answer}");
+    // A product's path has the product's shape.
+    let answer = daemon.until_unavailable(&format!("http://{api}/v2/subscriptions"), "the daemon is starting: ", WITHIN).await;
+    assert!(!answer.contains("\"status\":503"), "{answer}");
+    daemon.until_unavailable(&format!("http://{admin}/ready"), "starting", WITHIN).await;
+    daemon.signal("TERM");
+    assert!(daemon.wait(WITHIN).await.success(), "{}", daemon.log_text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_broker_does_not_answer_is_not_ready_until_it_does() {
+    let broker = kafka::Broker::start(&[]);
+    let mut daemon = Site::new(Backend::Cluster).start_with(&[("POSTHASTE_KAFKA__BROKERS", &broker.address())]).await;
+    broker.freeze();
+    daemon.until_unavailable(&format!("{}/ready", daemon.admin), "registry: ", WITHIN).await;
+    broker.thaw();
+    daemon.until_ready(3 * WITHIN).await;
+    daemon.stop().await;
 }

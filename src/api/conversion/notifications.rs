@@ -103,7 +103,7 @@ pub async fn create(
     let attributes = Map::from_iter([(MADE_HERE.to_owned(), json!(true))]);
     let new = endpoint(&context, tenant, read, &body, types, Some(attributes))?;
     let created = context.registry.create_endpoint(new).await?.endpoint;
-    tracing::info!(endpoint = %created.id, tenant = %created.tenant, url = %created.url, "endpoint created");
+    tracing::info!(endpoint = %created.id, tenant = %created.tenant, host = created.url.host(), "endpoint created");
     let is_earlier = |entry: &Entry| is_ours(entry) && is_active(entry) && entry.endpoint.registry_offset < created.registry_offset;
     for earlier in endpoints::all(&context, Some(&created.tenant), is_earlier).await {
         let id = &earlier.endpoint.id;

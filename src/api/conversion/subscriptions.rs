@@ -89,7 +89,7 @@ pub async fn create(
     };
     let types = topic.map(str::to_owned).into_iter().collect();
     let created = context.registry.create_endpoint(endpoint(&context, tenant, read, &body, types, None)?).await?;
-    tracing::info!(endpoint = %created.endpoint.id, tenant = %created.endpoint.tenant, url = %created.endpoint.url, "endpoint created");
+    tracing::info!(endpoint = %created.endpoint.id, tenant = %created.endpoint.tenant, host = created.endpoint.url.host(), "endpoint created");
     Ok((StatusCode::CREATED, Json(Subscription::of(&created.endpoint))))
 }
 

@@ -31,7 +31,7 @@ pub async fn create(context: &Context, call: &Call, given: WebhookSpec) -> Resul
     let flat = given.is_flat();
     let endpoint = checked(call, translate::created(call, given)?, context, flat)?;
     let entry = context.registry.create_endpoint(endpoint).await.map_err(|error| gone_or(call, error.into()))?;
-    tracing::info!(endpoint = %entry.endpoint.id, tenant = %call.tenant, url = %entry.endpoint.url, "endpoint created");
+    tracing::info!(endpoint = %entry.endpoint.id, tenant = %call.tenant, host = entry.endpoint.url.host(), "endpoint created");
     Ok((StatusCode::CREATED, Json(translate::shown(call, &entry, true))).into_response())
 }
 

@@ -86,7 +86,7 @@ pub async fn create(
         WriteError::Exists { id, .. } => Problem::conflict(format!("the id `{id}` is taken")),
         other => other.into(),
     })?;
-    tracing::info!(endpoint = %created.endpoint.id, %tenant, url = %created.endpoint.url, "endpoint created");
+    tracing::info!(endpoint = %created.endpoint.id, %tenant, host = created.endpoint.url.host(), "endpoint created");
     let location = format!("/v1/endpoints/{}", created.endpoint.id);
     let view = EndpointView::with_secret(&context, &created);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(view)).into_response())
@@ -136,11 +136,12 @@ pub async fn patch(
     Patch(fields): Patch,
 ) -> Result<Json<EndpointView>, Problem> {
     caller.need(Role::Developer)?;
-    visible(&context, &caller, &id)?;
+    let was_signed = visible(&context, &caller, &id)?.endpoint.signing.as_str();
     let disables = fields.get("status").is_some_and(|status| status == "disabled");
     let entry = change(&context, &id, disables, |entry| merged(&entry.endpoint, &fields)).await?;
     tracing::info!(endpoint = %id, fields = ?fields.keys().collect::<Vec<_>>(), "endpoint changed");
-    let made_secret = fields.contains_key("signing") && !fields.contains_key("secret");
+    // Only one that was made just now is shown.
+    let made_secret = entry.endpoint.signing.as_str() != was_signed && !fields.contains_key("secret");
     Ok(Json(if made_secret { EndpointView::with_secret(&context, &entry) } else { EndpointView::of(&context, &entry) }))
 }
 

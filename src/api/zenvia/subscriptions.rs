@@ -164,7 +164,7 @@ pub async fn create(
     spec.tenant = tenant.map(|tenant| tenant.to_string());
     let endpoint = endpoints::checked(spec, &context).map_err(|problem| problem.renamed(document::path))?;
     let created = context.registry.create_among_few(endpoint).await?;
-    tracing::info!(endpoint = %created.endpoint.id, tenant = %created.endpoint.tenant, url = %created.endpoint.url, "endpoint created");
+    tracing::info!(endpoint = %created.endpoint.id, tenant = %created.endpoint.tenant, host = created.endpoint.url.host(), "endpoint created");
     Ok(Json(Subscription::of(&created)))
 }
 

@@ -56,9 +56,9 @@ pub(super) fn own_headers(of: &Append) -> Option<OwnedHeaders> {
     Some(of.headers.iter().fold(empty, |headers, (key, value)| headers.insert(Header { key, value: Some(&value[..]) })))
 }
 
-/// Bytes of a record that count against the limit of its topic.
+/// Bytes of a record that count against the limit of its topic; each header has two lengths before it, of up to 5 bytes.
 pub(super) fn size(of: &Append) -> usize {
-    let headers: usize = of.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let headers: usize = of.headers.iter().map(|(key, value)| key.len() + value.len() + 10).sum();
     of.key.as_ref().map_or(0, Bytes::len) + of.value.as_ref().map_or(0, Bytes::len) + headers
 }
 

@@ -181,7 +181,7 @@ impl World {
                 self.shard.control(self.now, Control::Endpoint(Arc::clone(&self.endpoints[endpoint])));
             }
             Step::Remove(endpoint) => {
-                self.shard.control(self.now, Control::Removed(self.endpoints[endpoint].id.clone(), DeadReason::EndpointDeleted));
+                self.shard.control(self.now, removed(&self.endpoints[endpoint].id, self.endpoints[endpoint].registry_offset));
             }
             Step::Instances(count) => self.shard.control(self.now, Control::Instances(NonZeroU32::new(count).expect("above zero"))),
             Step::LoseLease => {

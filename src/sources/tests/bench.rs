@@ -237,7 +237,7 @@ impl Bench {
         let (to_respill, respilled) = mpsc::sync_channel(PLENTY);
         let gate = Arc::new(Mutex::new(None));
         let behind = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let budget = Budget::new(1 << 20);
+        let budget = Budget::new(8 << 20);
         let clock = ManualClock::at_ms(NOW_MS);
         let metrics = Metrics::new();
         let endpoints = ["a", "b"].map(endpoint);
@@ -248,8 +248,8 @@ impl Bench {
             }),
             resolve: {
                 let behind = Arc::clone(&behind);
-                Arc::new(move |id, _| match &**id {
-                    _ if behind.load(Ordering::Relaxed) => Resolved::Behind,
+                Arc::new(move |id, known_at| match &**id {
+                    _ if behind.load(Ordering::Relaxed) && known_at > i64::MIN => Resolved::Behind,
                     "gone" => Resolved::Dead(DeadReason::EndpointDeleted),
                     _ => Resolved::Deliver(endpoint("a")),
                 })

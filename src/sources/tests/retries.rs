@@ -108,3 +108,17 @@ fn an_endpoint_that_is_not_known_yet_is_waited_for_and_one_that_is_gone_is_not()
     doomed.ack.done();
     assert_eq!(bench.committed(), Some((2, vec![])));
 }
+
+#[test]
+fn a_registry_offset_that_does_not_come_is_not_waited_for_for_ever() {
+    let mut bench = Bench::retry(Config::default()).assigned(TIER, 0, None);
+    bench.behind.store(true, Ordering::Relaxed);
+    bench.poll(Polled::Records(vec![retry_record(TIER, 0, "a", -1)]));
+    bench.pass(Duration::from_secs(29));
+    bench.turn().expect("it goes on");
+    assert!(bench.taken().is_empty());
+    bench.pass(Duration::from_secs(2));
+    bench.turn().expect("it goes on");
+    assert_eq!(bench.taken().into_iter().map(|routed| routed.ack.done()).count(), 1);
+    assert_eq!(bench.committed(), Some((1, vec![])));
+}

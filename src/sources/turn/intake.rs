@@ -19,11 +19,17 @@ use crate::{
 /// How soon to ask again for an endpoint that the registry does not know yet.
 const BEHIND: Duration = Duration::from_millis(50);
 
+/// A registry that is read to its end has every offset that a record can know long before: one that has not come by then never does.
+const FUTURE: Duration = Duration::from_secs(30);
+
 /// How often unreadable records are told at most: a producer may send nothing else. All of them are counted and kept.
 const WARNING: Duration = Duration::from_secs(10);
 
 /// How long a delivery whose acknowledgement was lost waits in a tier.
 const RESPILL: Duration = Duration::from_secs(5);
+
+/// How long an event may have waited in the log at the expense of its deliveries' `retry.max_age`.
+const LATE: Duration = Duration::from_secs(3600);
 
 /// What every further delivery of a record takes of the memory budget.
 const DELIVERY_WEIGHT: usize = 256;
@@ -31,6 +37,7 @@ const DELIVERY_WEIGHT: usize = 256;
 impl Source {
     /// Takes up what waited in the window's backlog and what is due.
     pub(super) fn let_go_on(&mut self, now: Instant) {
+        self.late_ms = self.wiring.clock.now_ms() - LATE.as_millis() as i64;
         for index in 0..self.partitions.list.len() {
             while self.wiring.budget.room() > 0 {
                 let owned = &mut self.partitions.list[index];
@@ -54,7 +61,7 @@ impl Source {
             }
             return;
         }
-        self.place(index, offset, held.delivery, now);
+        self.place(index, offset, held.delivery, held.behind_since, now);
     }
 
     pub(super) fn take(&mut self, records: Vec<Record>, now: Instant) {
@@ -66,17 +73,21 @@ impl Source {
         let count = records.len().max(1);
         let bytes: usize = records.iter().map(|record| record.value.as_ref().map_or(0, |value| value.len()) + 512).sum();
         self.taken = 0;
+        let mut admitted = 0;
         let is_halted = self.halted.is_some();
         for record in records {
             let Some(index) = self.partitions.find(&record.position) else { continue };
             let owned = &mut self.partitions.list[index];
-            if is_halted || !owned.backlog.is_empty() || !owned.tracker.fits(record.position.offset) {
+            // Each record may become deliveries to thousands of endpoints, so the memory is looked at before each.
+            let is_full = is_halted || self.wiring.budget.room() == 0;
+            if is_full || !owned.backlog.is_empty() || !owned.tracker.fits(record.position.offset) {
                 owned.backlog.push_back(record);
             } else {
                 self.admit(index, record, now);
+                admitted += 1;
             }
         }
-        self.weight = (self.weight * 7 + self.taken.max(bytes) / count) / 8 + 1;
+        self.weight = (self.weight * 7 + (self.taken / admitted.max(1)).max(bytes / count)) / 8 + 1;
         self.flush();
     }
 
@@ -99,7 +110,7 @@ impl Source {
             Kind::Events => match decode_delivery(&record) {
                 Ok(delivery) => {
                     self.counts.matched += 1;
-                    self.place(index, offset, delivery, now);
+                    self.place(index, offset, delivery, None, now);
                 }
                 Err(wrong) => self.refuse(index, record, wrong, now),
             },
@@ -108,9 +119,10 @@ impl Source {
                     let tier = retry::delay_of(&record.position.topic, prefix);
                     let wait = retry::wait(&delivery, record.appended_ms, self.wiring.clock.now_ms(), tier);
                     if wait.time.is_zero() {
-                        self.place(index, offset, delivery, now);
+                        self.place(index, offset, delivery, None, now);
                     } else {
-                        self.partitions.list[index].hold(now + wait.time, offset, Held { delivery, moves_on: wait.moves_on });
+                        let held = Held { delivery, moves_on: wait.moves_on, behind_since: None };
+                        self.partitions.list[index].hold(now + wait.time, offset, held);
                     }
                 }
                 Err(wrong) => self.refuse(index, record, wrong, now),
@@ -139,7 +151,7 @@ impl Source {
         let permit = self.wiring.budget.take(weight);
         let acks = owned.open(offset, self.matches.len(), permit, now);
         let event = Arc::new(event);
-        let accepted_at = timestamp_from_ms(record.appended_ms);
+        let accepted_at = accepted_at(record, self.late_ms);
         self.out.extend(self.matches.drain(..).zip(acks).map(|(endpoint, ack)| Routed {
             delivery: Box::new(first_delivery(&event, &endpoint, record, accepted_at)),
             endpoint,
@@ -149,11 +161,20 @@ impl Source {
     }
 
     /// A delivery goes to its endpoint, if there is one.
-    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, now: Instant) {
-        let resolved = (self.wiring.resolve)(&delivery.endpoint, delivery.registry_offset);
+    fn place(&mut self, index: usize, offset: i64, delivery: Delivery, behind_since: Option<Instant>, now: Instant) {
+        let mut resolved = (self.wiring.resolve)(&delivery.endpoint, delivery.registry_offset);
+        if matches!(resolved, Resolved::Behind) && behind_since.is_some_and(|since| now.duration_since(since) >= FUTURE) {
+            tracing::warn!(
+                endpoint = %delivery.endpoint, registry_offset = delivery.registry_offset,
+                "a delivery refers to a registry offset that does not come (from another registry?): its endpoint is taken as it is known here"
+            );
+            resolved = (self.wiring.resolve)(&delivery.endpoint, i64::MIN);
+        }
+        // While nothing is taken, the registry may be what is being waited for.
+        let since = behind_since.filter(|_| self.halted.is_none()).unwrap_or(now);
         let owned = &mut self.partitions.list[index];
         match resolved {
-            Resolved::Behind => owned.hold(now + BEHIND, offset, Held { delivery, moves_on: false }),
+            Resolved::Behind => owned.hold(now + BEHIND, offset, Held { delivery, moves_on: false, behind_since: Some(since) }),
             Resolved::Deliver(endpoint) => {
                 let permit = self.wiring.budget.take(delivery.event.weight());
                 let class = if delivery.attempts == 0 { Class::First } else { Class::Retry };
@@ -252,7 +273,7 @@ impl Source {
             decode_event(&record).map(|event| {
                 self.matches.clear();
                 (self.wiring.route)(&event, &mut self.matches);
-                let (event, accepted_at) = (Arc::new(event), timestamp_from_ms(record.appended_ms));
+                let (event, accepted_at) = (Arc::new(event), accepted_at(&record, self.late_ms));
                 self.matches.drain(..).map(|endpoint| first_delivery(&event, &endpoint, &record, accepted_at)).collect()
             })
         };
@@ -290,6 +311,12 @@ fn read_one(log: &dyn Log, partition: TopicPartition, offset: i64) -> Result<Fou
 }
 
 /// The delivery of an event that was just read to one of the endpoints that want it.
+/// From when on the age of an event's deliveries counts: when it was appended, but not before `late_ms`. Producers may say any time, and what
+/// waited in the log, for us or for its producer, has not been tried yet.
+fn accepted_at(record: &Record, late_ms: i64) -> Timestamp {
+    timestamp_from_ms(record.appended_ms.max(late_ms))
+}
+
 fn first_delivery(event: &Arc<Event>, endpoint: &Endpoint, record: &Record, accepted_at: Timestamp) -> Delivery {
     Delivery {
         event: Arc::clone(event),

@@ -174,6 +174,22 @@ impl Daemon {
         }
     }
 
+    /// Asks until `url` answers 503 and says this; returns the whole answer.
+    #[allow(dead_code, reason = "no benchmark needs it")]
+    pub async fn until_unavailable(&self, url: &str, says: &str, limit: Duration) -> String {
+        let deadline = Instant::now() + limit;
+        loop {
+            let answer = send(Method::GET, url, &[], None).await;
+            if let Ok((StatusCode::SERVICE_UNAVAILABLE, text)) = &answer
+                && text.contains(says)
+            {
+                return text.clone();
+            }
+            assert!(Instant::now() < deadline, "{url}: no 503 with `{says}` within {limit:?} but {answer:?}:\n{}", read(&self.log));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     #[allow(dead_code, reason = "the benchmarks measure the process")]
     pub fn id(&self) -> u32 {
         self.child.id()
