@@ -1,9 +1,12 @@
 //! `posthaste dead-letter`: list and redrive what could not be delivered.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,6 +15,9 @@ use super::{
     time,
 };
 use crate::model::{DeadReason, Timestamp};
+
+/// Between two looks at a redrive that goes on.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What could not be delivered: look at it, send it again.
 #[derive(Debug, Subcommand)]
@@ -52,6 +58,9 @@ pub struct Redrive {
     /// All there are.
     #[arg(long, conflicts_with_all = ["endpoint", "reason", "since", "until"])]
     all: bool,
+    /// Print the API's JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -100,10 +109,44 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             if !arguments.ids.is_empty() {
                 body.insert("ids".to_owned(), json!(arguments.ids));
             }
-            let answer =
-                Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/dead-letters/redrive", Some(Value::Object(body))).await?;
-            Ok(writeln!(out, "{answer:#}")?)
+            redrive(&Client::new(&arguments.daemon)?, body, arguments.json, &mut out).await
         }
+    }
+}
+
+/// Begins it and stays until it is over: the daemon goes on also when nobody does.
+async fn redrive(client: &Client, what: Map<String, Value>, is_json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut job = client.expect(Method::POST, "/v1/dead-letters/redrive", Some(Value::Object(what))).await?;
+    let path = format!("/v1/dead-letters/redrive/{}", job["id"].as_str().unwrap_or_default());
+    let shows = io::stderr().is_terminal();
+    while job["state"] == "running" {
+        tokio::time::sleep(LOOK).await;
+        let answer = client.call(Method::GET, &path, None).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            anyhow::bail!(
+                "the redrive goes on in another instance than the one that was asked for it just now: `dead-letter list` shows what is left"
+            );
+        }
+        if !answer.status.is_success() {
+            anyhow::bail!("{}", answer.problem());
+        }
+        job = answer.body;
+        if shows {
+            eprint!("\r{} sent again, {} skipped", job["redriven"], job["skipped"]);
+        }
+    }
+    if shows {
+        eprint!("\r\x1b[K");
+    }
+    if is_json {
+        writeln!(out, "{job:#}")?;
+    } else {
+        let skipped = if job["skipped"] == 0 { "" } else { " (already sent again, no longer kept, or nothing that can be delivered)" };
+        writeln!(out, "{} sent again, {} skipped{skipped}", job["redriven"], job["skipped"])?;
+    }
+    match job["error"].as_str() {
+        None => Ok(()),
+        Some(error) => Err(anyhow::anyhow!("the redrive ended early: {error}")),
     }
 }
 

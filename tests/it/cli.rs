@@ -285,10 +285,13 @@ async fn dead_letters_are_listed_and_redriven() {
     healthy.store(true, Ordering::Relaxed);
     let letters = list(&["--endpoint", "one"]);
     let first = letters[0]["id"].as_str().expect("an id");
-    output(&daemon, &["dead-letter", "redrive", first]);
+    assert_eq!(output(&daemon, &["dead-letter", "redrive", first]).trim(), "1 sent again, 0 skipped");
     receiver.wait_for(5, WITHIN).await;
     daemon.until_metric("posthaste_dead_letters", WITHIN, |count| count == 3.0).await;
-    output(&daemon, &["dead-letter", "redrive", "--all"]);
+    let again = output(&daemon, &["dead-letter", "redrive", first]);
+    assert!(again.starts_with("0 sent again, 1 skipped ("), "{again}");
+    let job: Value = serde_json::from_str(&output(&daemon, &["dead-letter", "redrive", "--all", "--json"])).expect("JSON");
+    assert_eq!((&job["redriven"], &job["skipped"]), (&3.into(), &0.into()), "{job}");
     let requests = receiver.wait_for(8, WITHIN).await;
     assert_eq!(requests[4..].iter().filter(|request| request.path == "/two").count(), 2);
     daemon.until_metric("posthaste_dead_letters", WITHIN, |count| count == 0.0).await;
