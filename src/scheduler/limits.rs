@@ -4,7 +4,10 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{
+            AtomicI64, AtomicU64,
+            Ordering::{self, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -125,47 +128,62 @@ impl Window {
 }
 
 /// How many deliveries may be spilled: so many per second in any case, and some for each answer, so that spilling keeps to a proportion of
-/// what is delivered, and an outage of everything stops the sources instead of moving the topic.
+/// what is delivered, and an outage of everything stops the sources instead of moving the topic. One for all shards: the answers of one pay for
+/// what must leave another.
 #[derive(Debug)]
 pub struct SpillBudget {
-    tokens: f64,
+    /// In millionths, which is what a rate per second brings in a microsecond.
+    tokens: AtomicI64,
+    /// Microseconds after `start` that tokens were brought for.
+    refilled: AtomicU64,
+    start: Instant,
     per_second: f64,
-    per_answer: f64,
-    most: f64,
-    at: Instant,
+    per_answer: i64,
+    most: i64,
 }
 
 impl SpillBudget {
-    pub fn new(per_second: f64, per_answer: f64, now: Instant) -> SpillBudget {
+    const TOKEN: i64 = 1_000_000;
+
+    pub fn new(per_second: f64, per_answer: u32, now: Instant) -> SpillBudget {
         /// What may be saved up, in seconds of the fixed rate: enough for a short stumble of a busy endpoint.
         const SAVED_SECONDS: f64 = 10.0;
-        let most = (per_second * SAVED_SECONDS).max(1.0);
-        SpillBudget { tokens: most, per_second, per_answer, most, at: now }
+        let most = ((per_second * SAVED_SECONDS).max(1.0) * SpillBudget::TOKEN as f64) as i64;
+        SpillBudget {
+            tokens: AtomicI64::new(most),
+            refilled: AtomicU64::new(0),
+            start: now,
+            per_second,
+            per_answer: i64::from(per_answer) * SpillBudget::TOKEN,
+            most,
+        }
     }
 
-    pub fn answered(&mut self) {
-        self.tokens = self.most.min(self.tokens + self.per_answer);
+    pub fn answered(&self) {
+        self.add(self.per_answer);
     }
 
     /// Whether one more may be spilled.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub fn take(&self, now: Instant) -> bool {
         self.refill(now);
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
-        }
-        allowed
+        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| (tokens >= SpillBudget::TOKEN).then(|| tokens - SpillBudget::TOKEN)).is_ok()
     }
 
     /// Takes what cannot be refused from what others may spill.
-    pub fn take_anyway(&mut self, now: Instant) {
+    pub fn take_anyway(&self, now: Instant) {
         self.refill(now);
-        self.tokens = (self.tokens - 1.0).max(0.0);
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some((tokens - SpillBudget::TOKEN).max(0)));
     }
 
-    fn refill(&mut self, now: Instant) {
-        self.tokens = self.most.min(self.tokens + (now - self.at).as_secs_f64() * self.per_second);
-        self.at = now;
+    fn refill(&self, now: Instant) {
+        let now = now.saturating_duration_since(self.start).as_micros() as u64;
+        let before = self.refilled.fetch_max(now, Relaxed);
+        self.add((now.saturating_sub(before) as f64 * self.per_second) as i64);
+    }
+
+    /// Nothing is written while there is all that may be saved up, which is the rule: every request of every shard comes by here.
+    fn add(&self, tokens: i64) {
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |there| (there < self.most).then(|| self.most.min(there + tokens)));
     }
 }
 
@@ -218,11 +236,17 @@ mod tests {
     #[test]
     fn spills_keep_to_a_rate_and_to_a_proportion_of_the_answers() {
         let start = Instant::now();
-        let mut budget = SpillBudget::new(10.0, 2.0, start);
-        let allowed = |budget: &mut SpillBudget, now| (0..1000).filter(|_| budget.take(now)).count();
-        assert_eq!(allowed(&mut budget, start), 100);
-        assert_eq!(allowed(&mut budget, start + Duration::from_secs(2)), 20);
+        let budget = SpillBudget::new(10.0, 2, start);
+        let allowed = |now| (0..1000).filter(|_| budget.take(now)).count();
+        assert_eq!(allowed(start), 100);
+        assert_eq!(allowed(start + Duration::from_secs(2)), 20);
         (0..10).for_each(|_| budget.answered());
-        assert_eq!(allowed(&mut budget, start + Duration::from_secs(2)), 20);
+        assert_eq!(allowed(start + Duration::from_secs(2)), 20);
+        // However often it is asked in between, nothing of the rate is lost, and nothing comes twice.
+        let asked = (0..1_000_000).filter(|micros| budget.take(start + Duration::from_secs(2) + Duration::from_micros(*micros))).count();
+        assert_eq!(asked, 9, "the tenth comes when the second is over");
+        assert_eq!(allowed(start + Duration::from_secs(1)), 0, "a clock of another thread that is behind brings nothing");
+        (0..10_000).for_each(|_| budget.answered());
+        assert_eq!(allowed(start + Duration::from_secs(3)), 100, "no more is saved up than ten seconds of the rate");
     }
 }

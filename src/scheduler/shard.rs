@@ -61,7 +61,7 @@ pub struct Shard {
     unproven_next: bool,
     /// When the rate of an endpoint allows its next request.
     resumes: BinaryHeap<Reverse<(Instant, u32)>>,
-    spill_budget: SpillBudget,
+    spill_budget: Arc<SpillBudget>,
 
     sweep_at: Option<Instant>,
     /// Where the next sweep goes on.
@@ -92,8 +92,8 @@ pub struct LaneCount {
 }
 
 impl Shard {
-    /// A shard with its part of `config.slots` and `config.spill_rate`, being one of `of`.
-    pub fn new(config: &Config, index: usize, of: usize, budget: Arc<Budget>, now: Instant) -> Shard {
+    /// A shard with its part of `config.slots`, being one of `of`, which share both budgets.
+    pub fn new(config: &Config, index: usize, of: usize, budget: Arc<Budget>, spill_budget: Arc<SpillBudget>, now: Instant) -> Shard {
         let of = u32::try_from(of.max(1)).expect("as many shards as cores");
         let extra = u32::from((index as u32) < config.slots % of);
         let slots = (config.slots / of + extra).max(1);
@@ -120,7 +120,7 @@ impl Shard {
             suspects: 0,
             unproven_next: false,
             resumes: BinaryHeap::new(),
-            spill_budget: SpillBudget::new(config.spill_rate.per_second() / f64::from(of), f64::from(config.spill_per_answer), now),
+            spill_budget,
             sweep_at: None,
             swept: 0,
             draining: None,

@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Config, Control, Dispatch, Finished, Hooks, Message, Shard, run};
+use super::{Config, Control, Dispatch, Finished, Hooks, Message, Shard, limits::SpillBudget, run};
 use crate::{
     model::{Budget, Routed},
     telemetry::Metrics,
@@ -52,14 +52,16 @@ impl Shards {
         let hooks = Arc::new(hooks);
         let count = config.shard_count();
         metrics.slots.set(f64::from(config.slots));
+        let spills = Arc::new(SpillBudget::new(config.spill_rate.per_second(), config.spill_per_answer, Instant::now()));
         let mut shards = Shards { inboxes: Vec::with_capacity(count), threads: Mutex::default() };
         for index in 0..count {
             let (inbox, messages) = mpsc::channel(INBOX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (config, budget, metrics, hooks) = (config.clone(), Arc::clone(budget), Arc::clone(metrics), Arc::clone(&hooks));
+            let spills = Arc::clone(&spills);
             let thread = thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
                 runtime.block_on(async {
-                    let shard = Shard::new(&config, index, count, budget, Instant::now());
+                    let shard = Shard::new(&config, index, count, budget, spills, Instant::now());
                     run(shard, messages, hooks(index), metrics).await;
                 });
             })?;

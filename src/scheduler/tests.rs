@@ -83,7 +83,8 @@ impl Source {
 fn shard(config: &Config, budget: &Arc<Budget>, now: Instant) -> Shard {
     let problems = config.check();
     assert!(problems.is_empty(), "{problems:?}");
-    Shard::new(config, 0, 1, Arc::clone(budget), now)
+    let spills = limits::SpillBudget::new(config.spill_rate.per_second(), config.spill_per_answer, now);
+    Shard::new(config, 0, 1, Arc::clone(budget), Arc::new(spills), now)
 }
 
 fn end(shard: &mut Shard, now: Instant, dispatch: Dispatch, ended: Ended, held: Duration) -> Text {
