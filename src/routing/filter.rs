@@ -25,6 +25,7 @@
 
 mod evaluate;
 mod functions;
+mod pattern;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -46,7 +47,7 @@ pub const MAX_DEPTH: usize = 48;
 pub const MAX_NODES: usize = 512;
 /// `all`, `exists`, `exists_one`, `map` and `filter`.
 pub const MAX_FOLDS: usize = 8;
-/// Steps of one evaluation: a few milliseconds at most.
+/// Steps of one evaluation: a few milliseconds, with the worst of patterns some 20 ms.
 pub const MAX_STEPS: u32 = 100_000;
 /// Bytes of texts and lists that one evaluation may make.
 pub const MAX_BYTES: usize = 1 << 20;

@@ -43,9 +43,8 @@ const KEPT: usize = 20_000;
 const STRIKES: u32 = 5;
 const MEMORY: u32 = 100;
 
-/// Of every second, a filter may take so much of a thread that others wait for.
+/// Of every second, a filter may take so much of a thread that others wait for; what it takes beyond that counts for the seconds after.
 const SHARE: Duration = Duration::from_millis(250);
-const SECOND: Duration = Duration::from_secs(1);
 
 const PLACE: FixedState = FixedState::with_seed(0x7369_6576);
 
@@ -160,7 +159,12 @@ struct Kept {
     /// Overruns, and evaluations since the first of them.
     strikes: u32,
     since: u32,
-    /// What it took of the running second.
+    share: Share,
+}
+
+/// What a filter took of its thread.
+struct Share {
+    /// When the running second began.
     second: Instant,
     spent: Duration,
 }
@@ -237,10 +241,7 @@ impl Sifter {
         if kept.source != *source {
             *kept = Kept::new(source, now);
         }
-        if now.saturating_duration_since(kept.second) >= SECOND {
-            (kept.second, kept.spent) = (now, Duration::ZERO);
-        }
-        if busy && kept.spent >= SHARE {
+        if kept.share.is_used_up(now, busy) {
             return Verdict::Later;
         }
         let filter = match &kept.filter {
@@ -261,7 +262,7 @@ impl Sifter {
             &nothing
         };
         let decided = filter.matches(event, data);
-        kept.spent += now.elapsed();
+        kept.share.spent += now.elapsed();
         kept.since = kept.since.saturating_add(1);
         if kept.since > MEMORY {
             kept.strikes = 0;
@@ -298,7 +299,25 @@ fn is_asked_for(routed: &Routed) -> bool {
 impl Kept {
     fn new(source: &Text, now: Instant) -> Kept {
         let filter = Filter::compile(source).map_err(|wrong| wrong.to_string());
-        Kept { source: source.clone(), filter, strikes: 0, since: 0, second: now, spent: Duration::ZERO }
+        Kept { source: source.clone(), filter, strikes: 0, since: 0, share: Share::new(now) }
+    }
+}
+
+impl Share {
+    fn new(now: Instant) -> Share {
+        Share { second: now, spent: Duration::ZERO }
+    }
+
+    /// Whether it has to wait while others do. What it took beyond its share of a second it owes to the following ones; nothing is owed where
+    /// nobody waited.
+    fn is_used_up(&mut self, now: Instant, busy: bool) -> bool {
+        let seconds = now.saturating_duration_since(self.second).as_secs();
+        if seconds > 0 {
+            let allowed = SHARE.saturating_mul(u32::try_from(seconds).unwrap_or(u32::MAX));
+            self.spent = if busy { self.spent.saturating_sub(allowed) } else { Duration::ZERO };
+            self.second = now;
+        }
+        busy && self.spent >= SHARE
     }
 }
 

@@ -139,9 +139,8 @@ impl<'a> Evaluator<'a> {
             Node::Matches(of, pattern) => {
                 let of = self.value(of)?;
                 let Some(text) = of.text() else { return failed(format!("`matches` is asked of {}", of.kind())) };
-                // A pattern looks at every byte, some of them several times.
-                self.step(u32::try_from(text.len() / 8).unwrap_or(u32::MAX))?;
-                Ok(Value::Bool(pattern.is_match(text)))
+                self.step(pattern.steps(text.len()))?;
+                Ok(Value::Bool(pattern.is_in(text)))
             }
             Node::Fold(fold) => self.fold(fold),
         }

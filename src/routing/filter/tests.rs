@@ -177,6 +177,10 @@ fn an_evaluation_ends_soon_whatever_it_asks_for() {
         // Far more than the few milliseconds that it takes: the machine may be busy.
         assert!(began.elapsed().as_secs() < 5, "{source}: {:?}", began.elapsed());
     }
+    // An automaton of 2^3001 states is not made; 3,000 places at each byte would take seconds.
+    let binary = event(&serde_json::json!({ "text": "01101".repeat(40_000) }).to_string());
+    assert_eq!(decide("event.data.text.matches('1[01]{3000}[^01]')", &binary), Err(Undecided::TooSlow));
+    assert_eq!(decide("event.data.text.matches('0110+1[^01]?$')", &binary), Ok(true));
     // A list of thousands is no problem where each item is looked at once.
     assert_eq!(
         decide(

@@ -7,12 +7,8 @@ use cel::{
     common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators},
     parser::Parser,
 };
-use regex::{Regex, RegexBuilder};
 
-use super::{FilterError, MAX_DEPTH, MAX_FOLDS, MAX_NODES, functions::Function};
-
-/// Bytes that a compiled pattern may take.
-const PATTERN_SIZE: usize = 256 << 10;
+use super::{FilterError, MAX_DEPTH, MAX_FOLDS, MAX_NODES, functions::Function, pattern::Pattern};
 
 #[derive(Debug)]
 pub enum Node {
@@ -39,7 +35,7 @@ pub enum Node {
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
     Call(Function, Vec<Node>),
-    Matches(Box<Node>, Regex),
+    Matches(Box<Node>, Pattern),
     Fold(Box<Fold>),
 }
 
@@ -248,10 +244,9 @@ impl Builder<'_> {
             let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
                 return self.wrong(at, "the pattern of `matches` must be written out as a text");
             };
-            let compiled = RegexBuilder::new(pattern.inner()).size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE).build();
-            return match compiled {
-                Ok(compiled) => Ok(Node::Matches(self.boxed(text)?, compiled)),
-                Err(error) => self.wrong(at, format!("the pattern is wrong: {}", clipped(&error.to_string()))),
+            return match Pattern::compile(pattern.inner()) {
+                Ok(pattern) => Ok(Node::Matches(self.boxed(text)?, pattern)),
+                Err(error) => self.wrong(at, format!("the pattern is wrong: {}", clipped(&error))),
             };
         }
         let Some(function) = Function::named(name, call.target.is_some()) else {

@@ -155,3 +155,26 @@ fn when_there_is_no_room_deliveries_go_back_and_those_of_a_lost_partition_are_le
     assert!(sieve.end());
     assert!(board.until(|_| true).passed.is_empty());
 }
+
+#[test]
+fn what_a_filter_took_beyond_its_share_it_owes_to_the_following_seconds() {
+    let begin = Instant::now();
+    let after = |millis| begin + Duration::from_millis(millis);
+    let mut share = Share::new(begin);
+    assert!(!share.is_used_up(after(10), true));
+    // One evaluation of two seconds: the share of eight.
+    share.spent += Duration::from_secs(2);
+    for millis in [2_010, 3_020, 5_500, 7_600] {
+        assert!(share.is_used_up(after(millis), true), "{millis} ms");
+    }
+    assert!(!share.is_used_up(after(8_700), true));
+    // Within its share it begins each second anew.
+    share.spent += SHARE;
+    assert!(share.is_used_up(after(9_000), true));
+    assert!(!share.is_used_up(after(10_800), true));
+    // Where nobody waits, it may take all of a thread and owes nothing.
+    share.spent += Duration::from_secs(10);
+    assert!(!share.is_used_up(after(10_900), false));
+    assert!(!share.is_used_up(after(11_900), false));
+    assert!(!share.is_used_up(after(11_910), true));
+}
