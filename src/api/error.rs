@@ -66,14 +66,17 @@ impl Problem {
 
     /// 400: the request cannot be read.
     pub fn malformed(path: impl Into<String>, message: impl Into<String>) -> Problem {
-        let error = FieldError::new(path, message);
-        Problem { errors: vec![error.clone()], ..Problem::new(StatusCode::BAD_REQUEST, "malformed", told(&error)) }
+        Problem::unreadable(vec![FieldError::new(path, message)])
+    }
+
+    /// 400, for several reasons.
+    pub fn unreadable(errors: Vec<FieldError>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", told_all(&errors)).with_errors(errors)
     }
 
     /// 422: it can be read, and its fields are wrong.
     pub fn invalid(errors: Vec<FieldError>) -> Problem {
-        let detail = errors.iter().map(told).collect::<Vec<_>>().join("; ");
-        Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", told_all(&errors)).with_errors(errors)
     }
 
     pub fn unauthorized() -> Problem {
@@ -154,6 +157,13 @@ impl Problem {
     pub fn with_accepted(self, accepted: Vec<super::native::events::Accepted>) -> Problem {
         Problem { accepted, ..self }
     }
+}
+
+/// A sentence to read; the list beside it has them all.
+fn told_all(errors: &[FieldError]) -> String {
+    const TOLD: usize = 5;
+    let first = errors.iter().take(TOLD).map(told).collect::<Vec<_>>().join("; ");
+    if errors.len() > TOLD { format!("{first}; and {} more in `errors`", errors.len() - TOLD) } else { first }
 }
 
 fn told(error: &FieldError) -> String {

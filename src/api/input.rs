@@ -10,15 +10,19 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, error::Category};
 
 use super::{Context, error::Problem};
-use crate::model::{Budget, Permit, Timestamp, json::Unique};
+use crate::model::{Budget, FieldError, Permit, Timestamp, json::Unique};
 
 /// How long a client may take to send a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Largest body of everything but events: an endpoint with all its limits used up has 300 KiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;
+
+/// Members of a document that are told to be unreadable at once.
+const WRONG_LIMIT: usize = 20;
 
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
@@ -36,6 +40,10 @@ pub async fn read_body(request: Request, limit: usize, key: &str, bodies: &Arc<B
     let too_large = || Problem::too_large(".", format!("has more than the {limit} bytes that are allowed{key}"));
     if let Some(body) = request.extensions().get::<Body>() {
         return if body.bytes.len() > limit { Err(too_large()) } else { Ok(body.clone()) };
+    }
+    if let Some(coding) = request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        let coding = String::from_utf8_lossy(coding.as_bytes());
+        return Err(Problem::malformed(".", format!("is encoded as `{coding}`: send it as it is, without `Content-Encoding`")));
     }
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) {
@@ -93,14 +101,34 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
 
 fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
+    let document = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.inner().classify() {
+        Category::Data => Problem::unreadable(unreadable_members::<T>(text, &error)),
         // Where it is no JSON at all there is no field to name.
-        let is_data = error.inner().classify() == serde_json::error::Category::Data;
-        Problem::malformed(if is_data { path } else { ".".to_owned() }, format!("cannot be read: {}", error.into_inner()))
+        Category::Io | Category::Syntax | Category::Eof => Problem::unreadable(vec![cannot_be_read(".", error.inner())]),
     })?;
     json.end().map_err(|error| Problem::malformed(".", format!("has something behind its end: {error}")))?;
     Ok(document)
+}
+
+/// What cannot be read of an object. A reader stops at the first mistake, so it reads again and again, each time without the member that was wrong.
+fn unreadable_members<T: DeserializeOwned>(text: &[u8], first: &serde_path_to_error::Error<serde_json::Error>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut members: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
+    while errors.len() < WRONG_LIMIT
+        && let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(members.clone()))
+    {
+        let path = error.path().to_string();
+        // One that is missing belongs to no member; perhaps it was taken out just now.
+        if members.remove(path.split(['.', '[']).next().unwrap_or_default()).is_none() {
+            break;
+        }
+        errors.push(cannot_be_read(path, error.inner()));
+    }
+    if errors.is_empty() { vec![cannot_be_read(first.path().to_string(), first.inner())] } else { errors }
+}
+
+fn cannot_be_read(path: impl Into<String>, error: &serde_json::Error) -> FieldError {
+    FieldError::new(path, format!("cannot be read: {error}"))
 }
 
 /// The query, with all its fields known.
@@ -118,7 +146,14 @@ fn params<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     if uri.query().is_some_and(|query| percent_decode_str(query).decode_utf8().is_err()) {
         return Err(Problem::malformed("query", "is no UTF-8"));
     }
-    let Query(params) = Query::try_from_uri(uri).map_err(|error| Problem::malformed("query", error.body_text()))?;
+    let Query(params) = Query::try_from_uri(uri).map_err(|error| {
+        // Beneath axum's own words lies the name of the parameter and what is wrong with it.
+        let told = std::error::Error::source(&error).map_or_else(|| error.body_text(), ToString::to_string);
+        match told.split_once(": ") {
+            Some((parameter, message)) => Problem::malformed(parameter, format!("cannot be read: {message}")),
+            None => Problem::malformed("query", format!("cannot be read: {told}")),
+        }
+    })?;
     Ok(params)
 }
 

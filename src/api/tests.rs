@@ -338,7 +338,15 @@ async fn bad_input_is_answered_by_a_problem_that_names_the_field() {
         ("PATCH", "/v1/endpoints/a", "[]", 400, "."),
         ("POST", "/v1/endpoints/a/rotate-secret", r#"{"secret":"x"}"#, 422, "secret"),
         ("GET", "/v1/endpoints?limit=0", "", 400, "limit"),
-        ("GET", "/v1/endpoints?colour=red", "", 400, "query"),
+        ("GET", "/v1/endpoints?colour=red", "", 400, "colour"),
+        (
+            "POST",
+            "/v1/endpoints",
+            r#"{"url":7,"colour":"red","rate":5,"auth":{"type":"bearer","token":[]}}"#,
+            400,
+            "auth.token, colour, rate, url",
+        ),
+        ("POST", "/v1/endpoints", r#"{"url":"ftp://h/","rate":"5","signing":"x"}"#, 422, "url, signing, rate"),
         ("GET", "/v1/dead-letters?since=yesterday", "", 400, "since"),
         ("GET", "/v1/dead-letters?reason=x", "", 400, "reason"),
         ("POST", "/v1/dead-letters/redrive", r#"{"ids":["x"]}"#, 422, "ids[0]"),
@@ -347,9 +355,10 @@ async fn bad_input_is_answered_by_a_problem_that_names_the_field() {
         ("PUT", "/v1/tenants/t", r#"{"weight":0}"#, 422, "weight"),
         ("POST", "/v1/events", "nonsense", 400, "."),
         ("POST", "/v1/events", r#"{"type":"t","data":1}"#, 400, "channel"),
+        ("POST", "/v1/events", r#"[{"type":"","data":1},{"type":"t","channel":"c","data":1},7]"#, 400, "[0].type, [0].channel, [2]"),
     ] {
         let answer = api.ask(ADMIN, method, path, body).await;
-        assert_eq!(answer.paths(), [field], "{method} {path} {body}: {}", answer.body);
+        assert_eq!(answer.paths().join(", "), field, "{method} {path} {body}: {}", answer.body);
         answer.expect(status);
     }
     let refused = api.admin("POST", "/v1/endpoints", json!({"url": "http://10.1.2.3/"})).await;
@@ -370,6 +379,11 @@ async fn bad_input_is_answered_by_a_problem_that_names_the_field() {
         api.ask(key, "GET", "/v1/endpoints", "").await.expect(401);
         api.ask(key, "POST", "/v1/events", event).await.expect(401);
     }
+    let packed =
+        Request::post("/v1/events").header(header::AUTHORIZATION, format!("Bearer {ADMIN}")).header(header::CONTENT_ENCODING, "gzip");
+    let (head, body) = api.send(packed.body(Body::from("x")).expect("a request")).await;
+    assert_eq!(head.status, 400);
+    assert!(String::from_utf8_lossy(&body).contains("without `Content-Encoding`"), "{body:?}");
     let large = api.ask(ADMIN, "POST", "/v1/endpoints", "x".repeat(input::BODY_LIMIT + 1)).await;
     large.expect(413);
     assert_eq!(api.registry.endpoints(None, None, 10).len(), 1, "nothing was stored");

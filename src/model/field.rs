@@ -16,4 +16,10 @@ impl FieldError {
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> FieldError {
         FieldError { path: path.into(), message: message.into() }
     }
+
+    /// The same of a document that is a member of another one, or an element of a list: `event`, `[3]`.
+    pub fn within(self, outer: &str) -> FieldError {
+        let path = if self.path == "." { outer.to_owned() } else { format!("{outer}.{}", self.path) };
+        FieldError { path, ..self }
+    }
 }

@@ -67,12 +67,15 @@ pub struct Scope {
     pub only: bool,
 }
 
+/// Mistakes that are told at once: whoever makes that many makes the same one again and again.
+const WRONG_LIMIT: usize = 20;
+
 /// Why a body was refused; nothing of it was stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// 400.
-    #[error("{0}")]
-    Wrong(FieldError),
+    /// 400, with everything that is wrong, up to [`WRONG_LIMIT`].
+    #[error("{}", .0.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "))]
+    Wrong(Vec<FieldError>),
     /// 403: the event belongs to another tenant.
     #[error("{0}")]
     Forbidden(FieldError),
@@ -145,10 +148,10 @@ pub fn id_of(event: &Event, position: &Position) -> Text {
 }
 
 fn parse(body: &Bytes, scope: &Scope, config: &Config, now: Timestamp) -> Result<Vec<Event>, Rejection> {
-    let wrong = |message: String| Rejection::Wrong(FieldError::new(".", message));
-    let too_large = |path: String, message: String| Rejection::TooLarge(FieldError::new(path, message));
+    let wrong = |message: String| Rejection::Wrong(vec![FieldError::new(".", message)]);
     if body.len() as u64 > config.body.0 {
-        return Err(too_large(".".into(), format!("has {} bytes: {} are allowed (`ingest.body`)", body.len(), config.body.0)));
+        let message = format!("has {} bytes: {} are allowed (`ingest.body`)", body.len(), config.body.0);
+        return Err(Rejection::TooLarge(FieldError::new(".", message)));
     }
     let text = Text::try_from(body.clone()).map_err(|_| wrong("is no UTF-8".into()))?;
     let is_array = text.trim_ascii_start().starts_with('[');
@@ -158,23 +161,26 @@ fn parse(body: &Bytes, scope: &Scope, config: &Config, now: Timestamp) -> Result
     }
     let is_alone = !is_array && documents.len() == 1;
     let mut events = Vec::with_capacity(documents.len());
+    let mut errors = Vec::new();
     for (index, document) in documents.into_iter().enumerate() {
-        let path = |member: &str| match (is_alone, member) {
-            (true, member) => member.to_owned(),
-            (false, ".") => format!("[{index}]"),
-            (false, member) => format!("[{index}].{member}"),
-        };
+        let placed = |error: FieldError| if is_alone { error } else { error.within(&format!("[{index}]")) };
         if document.len() as u64 > config.event.0 {
-            return Err(too_large(path("."), format!("has {} bytes: {} are allowed (`ingest.event`)", document.len(), config.event.0)));
+            let message = format!("has {} bytes: {} are allowed (`ingest.event`)", document.len(), config.event.0);
+            return Err(Rejection::TooLarge(placed(FieldError::new(".", message))));
         }
-        let event = event_from_json(&text.slice_ref(document), now, &scope.tenant)
-            .map_err(|error| Rejection::Wrong(FieldError::new(path(&error.path), error.message)))?;
-        if scope.only && event.tenant != scope.tenant {
-            return Err(Rejection::Forbidden(FieldError::new(path("tenant"), "is not the tenant of the token")));
+        match event_from_json(&text.slice_ref(document), now, &scope.tenant) {
+            Ok(event) if scope.only && event.tenant != scope.tenant => {
+                return Err(Rejection::Forbidden(placed(FieldError::new("tenant", "is not the tenant of the token"))));
+            }
+            Ok(event) => events.push(event),
+            Err(wrong) => errors.extend(wrong.into_iter().map(placed)),
         }
-        events.push(event);
+        if errors.len() >= WRONG_LIMIT {
+            break;
+        }
     }
-    Ok(events)
+    errors.truncate(WRONG_LIMIT);
+    if errors.is_empty() { Ok(events) } else { Err(Rejection::Wrong(errors)) }
 }
 
 /// The JSON documents of a body: the elements of an array, or what stands one after the other.
@@ -200,7 +206,7 @@ fn documents(text: &str, is_array: bool, limit: usize) -> Result<Vec<&str>, Reje
         }
     }
 
-    let malformed = |error: serde_json::Error| Rejection::Wrong(FieldError::new(".", format!("is no JSON: {error}")));
+    let malformed = |error: serde_json::Error| Rejection::Wrong(vec![FieldError::new(".", format!("is no JSON: {error}"))]);
     let mut json = serde_json::Deserializer::from_str(text);
     let documents = if is_array {
         let documents = (&mut json).deserialize_seq(Elements(limit)).map_err(malformed)?;
@@ -256,16 +262,32 @@ mod tests {
         ] {
             let (array, lines) = second(text);
             for body in [array, lines] {
-                let Err(Rejection::Wrong(error)) = read(&body, true) else { panic!("{body}") };
-                assert_eq!(error.path, path, "{body}");
-                assert!(error.message.contains(part), "{body}: {error}");
+                let Err(Rejection::Wrong(errors)) = read(&body, true) else { panic!("{body}") };
+                assert_eq!((errors.len(), &*errors[0].path), (1, path), "{body}");
+                assert!(errors[0].message.contains(part), "{body}: {errors:?}");
             }
         }
         for body in ["", " ", "[]", "{", "[", "[1", "nonsense", "{}x"] {
-            assert!(matches!(read(body, true), Err(Rejection::Wrong(error)) if !error.path.starts_with('[')), "{body}");
+            assert!(matches!(read(body, true), Err(Rejection::Wrong(errors)) if !errors[0].path.starts_with('[')), "{body}");
         }
-        let Err(Rejection::Wrong(error)) = read(r#"{"type":"t","data":1}"#, true) else { panic!("no channel") };
-        assert_eq!(error.path, "channel");
+        let Err(Rejection::Wrong(errors)) = read(r#"{"type":"t","data":1}"#, true) else { panic!("no channel") };
+        assert_eq!(errors[0].path, "channel");
+    }
+
+    #[test]
+    fn all_mistakes_of_all_events_come_at_once_up_to_a_bound() {
+        let paths = |body: &str| match read(body, true) {
+            Err(Rejection::Wrong(errors)) => errors.into_iter().map(|error| error.path).collect::<Vec<_>>(),
+            other => panic!("{body}: {other:?}"),
+        };
+        assert_eq!(
+            paths(&format!(r#"[{{"type":"","data":1}},{ONE},{{"type":7,"channel":"c"}}]"#)),
+            ["[0].type", "[0].channel", "[2].type", "[2].data"]
+        );
+        let config = Config { events: 1000, ..Config::default() };
+        let body = Bytes::from(format!("[{}]", ["{}"; 1000].join(",")));
+        let many = parse(&body, &Scope { tenant: "acme".into(), only: true }, &config, Timestamp::UNIX_EPOCH);
+        assert!(matches!(many, Err(Rejection::Wrong(errors)) if errors.len() == WRONG_LIMIT));
     }
 
     #[test]

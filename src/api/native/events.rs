@@ -68,13 +68,14 @@ pub struct Query {
     tenant: Option<String>,
 }
 
-/// Takes one event, an array of them, or newline-delimited JSON. All are checked before one is stored.
+/// Takes one event, an array of them, or newline-delimited JSON. All are checked before one is stored. Members with names that are not known are
+/// ignored, as in records of the log.
 #[utoipa::path(post, path = "/v1/events", tag = "events", params(Query), 
     request_body(content = EventDocument, description = "One event, or several: as an array, or one after the other (newline-delimited JSON). \
             CloudEvents 1.0 are taken as well.",
         example = json!({"type": "lead.created", "channel": "whatsapp", "data": {"name": "Ana"}})),
     responses((status = 202, description = "All are durable.", body = Answer),
-        (status = 400, description = "Nothing was stored: a field is wrong, or the body is no JSON.", body = Problem),
+        (status = 400, description = "Nothing was stored: fields are wrong, of which the first 20 are named, or the body is no JSON.", body = Problem),
         (status = 413, description = "Larger than `ingest.body` or `ingest.event` allow.", body = Problem),
         (status = 429, description = "The tenant's rate is used up.", body = Problem),
         (status = 503, description = "Only those in `accepted` were stored.", body = Problem)))]
@@ -89,7 +90,7 @@ pub async fn post(
     let scope = Scope { tenant: named.unwrap_or_else(|| Event::DEFAULT_TENANT.into()), only: matches!(caller, Caller::Token(_)) };
     let body = read_body(request, context.ingest.body_limit(), " (`ingest.body`)", &context.bodies).await?;
     let events = context.ingest.parse(&body.bytes, &scope).map_err(|rejection| match rejection {
-        Rejection::Wrong(FieldError { path, message }) => Problem::malformed(path, message),
+        Rejection::Wrong(errors) => Problem::unreadable(errors),
         Rejection::TooLarge(FieldError { path, message }) => Problem::too_large(path, message),
         Rejection::Forbidden(error) => Problem::forbidden(error.to_string()).with_errors(vec![error]),
     })?;

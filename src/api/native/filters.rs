@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     api::{Context, auth::Caller, error::Problem, input::Document},
     log::record::event_from_json,
-    model::{Event, FieldError, Text},
+    model::{Event, Text},
     routing::filter::{Data, Filter, Undecided},
 };
 
@@ -50,7 +50,7 @@ pub async fn test(
     }
     let text = Text::from(Value::Object(document).to_string());
     let event = event_from_json(&text, context.clock.now(), &tenant)
-        .map_err(|error| Problem::invalid(vec![FieldError::new(format!("event.{}", error.path), error.message)]))?;
+        .map_err(|errors| Problem::invalid(errors.into_iter().map(|error| error.within("event")).collect()))?;
     let (matches, result, detail) = match filter.matches(&event, &Data::of(&event)) {
         Ok(true) => (true, "matched", None),
         Ok(false) => (false, "unmatched", None),

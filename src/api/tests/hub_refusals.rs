@@ -103,7 +103,7 @@ async fn bad_input_is_answered_in_the_shape_of_its_family_and_changes_nothing() 
         ("POST", CHANNEL, r#"{"url":"https://h/","events":["UPDATE_TEMPLATE_STATUS"]}"#, 422, "accept only channel events"),
         ("POST", "/v1/channels/%0a/webhooks", r#"{"url":"https://h/","events":["BLOCK"]}"#, 400, "channelId has control characters"),
         ("GET", "/v1/channels/%ff/webhooks", "", 400, "path"),
-        ("GET", "/v1/channels/c/webhooks?colour=red", "", 400, "query"),
+        ("GET", "/v1/channels/c/webhooks?colour=red", "", 400, "`colour` cannot be read"),
         ("PATCH", of_channel.as_str(), r#"{"url":""}"#, 400, "Validation error: url is required"),
         ("PATCH", of_channel.as_str(), r#"{"url":"no"}"#, 400, "Validation error: url is no URL"),
         ("PATCH", of_channel.as_str(), r#"{"description":"x","events":["NOPE"]}"#, 400, "Validation error: events[0]"),

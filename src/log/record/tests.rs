@@ -80,7 +80,7 @@ fn what_is_wrong_is_named() {
         (r#"["id","type"]"#, "`.` is no JSON object"),
         ("nonsense", "`.` is no JSON object"),
         ("{", "EOF"),
-        ("{\"type\":\"t\",\"channel\":\"c\",\"data\":{\"a\":}}", "`data`"),
+        ("{\"type\":\"t\",\"channel\":\"c\",\"data\":{\"a\":}}", "`data` is no JSON: expected value at line 1 column 39"),
         (r#"{"type":"t","channel":"c"}"#, "`data` is missing"),
         (r#"{"channel":"c","data":1}"#, "`type` is missing"),
         (r#"{"type":"t","data":1}"#, "`channel` is missing"),
@@ -105,6 +105,24 @@ fn what_is_wrong_is_named() {
     assert_eq!(decode_event(&record(vec![0xff, 0xfe], &[])).expect_err("no text").detail, "the value is no UTF-8");
     let batch = record("[]", &[("content-type", "application/cloudevents-batch+json")]);
     assert!(decode_event(&batch).expect_err("a batch").detail.contains("batch"));
+}
+
+#[test]
+fn everything_that_is_wrong_is_named_at_once() {
+    for (value, expected) in [
+        (
+            r#"{"type":7,"time":"now","tenant":"","subject":[],"direction":"UP","other":[1]}"#,
+            "direction, subject, type, channel, time, tenant, data",
+        ),
+        (r#"{"channel":"c","type":"t","type":"u","type":1,"x":1,"x":2,"priority":3}"#, "priority, type, data"),
+        (r#"{"specversion":1.0,"type":"t","data":1}"#, "specversion, id, source"),
+        (r#"{"specversion":"0.3","ty\u0070e":null,"id":"1"}"#, "specversion, type, source"),
+    ] {
+        let errors = event_from_json(&value.into(), Timestamp::UNIX_EPOCH, &"acme".into()).expect_err(value);
+        assert_eq!(errors.iter().map(|error| &*error.path).collect::<Vec<_>>().join(", "), expected, "{errors:?}");
+    }
+    let error = decode_event(&record(r#"{"type":7,"channel":""}"#, &[])).expect_err("two mistakes and more");
+    assert_eq!(error.detail, "`type` is wrong: invalid type: integer `7`, expected a text; `channel` is empty; `data` is missing");
 }
 
 #[test]
