@@ -139,8 +139,9 @@ const COMMON: &[(&str, &str, &str)] = &[
 ];
 
 const PRODUCER: &[(&str, &str, &str)] = &[
-    // An append that is not durable by then is answered as failed, so that its caller can say so.
-    ("delivery.timeout.ms", "message.timeout.ms", "30000"),
+    // An append that is not durable by then is answered as failed, so that its caller can say so. More than a request to a frozen broker takes
+    // (socket.timeout.ms) and the election of another leader; less than the 30 s after which common HTTP clients stop waiting for that answer.
+    ("delivery.timeout.ms", "message.timeout.ms", "20000"),
     // Appends come in batches already.
     ("linger.ms", "queue.buffering.max.ms", "1"),
     ("queue.buffering.max.messages", "", "100000"),
