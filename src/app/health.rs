@@ -1,7 +1,12 @@
 //! What health tells this instance: transitions it caused go to the registry and are told as events; changes of state anywhere go to the
 //! scheduler.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -11,6 +16,7 @@ use crate::{
     health::Update,
     model::{HealthState, Position, Text, Transition},
     scheduler::Control,
+    telemetry::Trouble,
 };
 
 /// Between two tries to write a transition to the registry.
@@ -49,23 +55,23 @@ pub async fn run(stages: Arc<Stages>, mut updates: mpsc::Receiver<Update>) {
 
 /// Records transitions, those of one endpoint in their order.
 async fn record(stages: Arc<Stages>, mut transitions: mpsc::Receiver<Transition>) {
-    let mut batch = Vec::new();
+    let (mut batch, trouble) = (Vec::new(), Trouble::default());
     while transitions.recv_many(&mut batch, UNRECORDED).await > 0 {
         let mut endpoints: HashMap<Text, Vec<Transition>> = HashMap::new();
         for transition in batch.drain(..) {
             endpoints.entry(transition.endpoint.clone()).or_default().push(transition);
         }
-        let stages = &stages;
+        let (stages, trouble) = (&stages, &trouble);
         let each = |transitions: Vec<Transition>| async move {
             for transition in transitions {
-                caused(stages, transition).await;
+                caused(stages, transition, trouble).await;
             }
         };
         futures_util::stream::iter(endpoints.into_values()).for_each_concurrent(AT_ONCE, each).await;
     }
 }
 
-async fn caused(stages: &Arc<Stages>, transition: Transition) {
+async fn caused(stages: &Arc<Stages>, transition: Transition, trouble: &Trouble) {
     let Some(registry) = stages.registry() else { return };
     let state = transition.record.state;
     let reason = transition.record.reason.clone().unwrap_or_default();
@@ -80,8 +86,13 @@ async fn caused(stages: &Arc<Stages>, transition: Transition) {
             tracing::warn!(endpoint = %transition.endpoint, %error, "transition not recorded");
             return;
         }
-        tracing::warn!(endpoint = %transition.endpoint, %error, "transition not recorded yet, trying again");
+        if trouble.begins(Instant::now()) {
+            tracing::warn!(endpoint = %transition.endpoint, %error, "transitions cannot be recorded yet, trying on");
+        }
         tokio::time::sleep(PAUSE).await;
+    }
+    if trouble.ends(Instant::now()) {
+        tracing::info!("transitions are recorded again");
     }
     tell::transition(stages, &transition, &entry.endpoint).await;
 }

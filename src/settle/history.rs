@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 use crate::{
     log::{Append, From, Log, LogError, Reader, Record},
     model::{Ack, Clock, Delivery, Settlement, Text, Timestamp, TopicPartition},
-    telemetry::Metrics,
+    telemetry::{Metrics, Trouble},
 };
 
 /// The newest so many entries are in memory: about 500 bytes each.
@@ -175,6 +175,8 @@ pub struct History {
     topic: Arc<str>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// Of appends.
+    trouble: Trouble,
     index: Mutex<Index>,
     ready: AtomicBool,
     stopping: AtomicBool,
@@ -189,6 +191,7 @@ impl History {
             topic,
             clock,
             metrics,
+            trouble: Trouble::default(),
             index: Mutex::default(),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -223,13 +226,18 @@ impl History {
                 }
                 Some(Err(error)) => {
                     self.metrics.append_errors_total.increment(1);
-                    if pause == FIRST_PAUSE || error.is_fatal() {
-                        tracing::warn!(topic = %self.topic, %error, "append failed, trying again until it is stored");
+                    if self.trouble.begins(Instant::now()) {
+                        tracing::warn!(topic = %self.topic, %error, "appends fail; each is tried again until it is stored");
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Some(Ok(_)) | None => return,
+                Some(Ok(_)) | None => {
+                    if self.trouble.ends(Instant::now()) {
+                        tracing::info!(topic = %self.topic, "appends succeed again");
+                    }
+                    return;
+                }
             }
         }
     }

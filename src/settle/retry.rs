@@ -8,7 +8,11 @@
 //! record holds a copy of its event, and an event to a thousand endpoints that fail becomes a thousand copies: no more of them are made at
 //! once than there is room for ([`Settler::with_room`]). Both logs put appends that come together into one durable write.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ::metrics::Counter;
 use bytes::Bytes;
@@ -24,7 +28,7 @@ use crate::{
         record::{encode_dead_delivery, encode_dead_record, encode_delivery},
     },
     model::{Ack, Attempt, Clock, DeadReason, Delivery, Endpoint, Event, Outcome, Position, Purpose, Settlement, Text},
-    telemetry::Metrics,
+    telemetry::{Metrics, Trouble},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -60,6 +64,7 @@ pub struct Settler {
     rooms: u32,
     /// `posthaste_deliveries_total{result="delivered"}`, so that nothing is looked up where most deliveries end.
     delivered: Counter,
+    trouble: Trouble,
     /// Where outcomes of what agents send are kept.
     history: Option<Arc<History>>,
 }
@@ -117,8 +122,18 @@ impl Settler {
             Some(tier) => Err(format!("the retry tier {} has no topic", humantime::format_duration(*tier))),
             None => {
                 let delivered = metrics.deliveries_total.with("delivered").clone();
-                let settler =
-                    Settler { log, destinations, policy, clock, metrics, room: Semaphore::new(0), rooms: 0, delivered, history: None };
+                let settler = Settler {
+                    log,
+                    destinations,
+                    policy,
+                    clock,
+                    metrics,
+                    room: Semaphore::new(0),
+                    rooms: 0,
+                    delivered,
+                    trouble: Trouble::default(),
+                    history: None,
+                };
                 Ok(settler.with_room(ROOM))
             }
         }
@@ -279,15 +294,20 @@ impl Settler {
             let mut failed = Vec::new();
             for (mut owed, result) in owed.into_iter().zip(results) {
                 match result {
-                    Ok(_) => self.done(owed),
+                    Ok(_) => {
+                        if self.trouble.ends(Instant::now()) {
+                            tracing::info!("appends succeed again");
+                        }
+                        self.done(owed);
+                    }
                     Err(LogError::TooLarge { .. }) if !matches!(owed.becomes, Becomes::Dead(DeadReason::TooLarge)) => {
                         self.refer(&mut owed);
                         failed.push(owed);
                     }
                     Err(error) => {
                         self.metrics.append_errors_total.increment(1);
-                        if pause == FIRST_PAUSE || error.is_fatal() {
-                            tracing::warn!(topic = %owed.append.topic, %error, "append failed, trying again until it is stored");
+                        if self.trouble.begins(Instant::now()) {
+                            tracing::warn!(topic = %owed.append.topic, %error, "appends fail; each is tried again until it is stored");
                         }
                         failed.push(owed);
                     }

@@ -25,6 +25,7 @@ use crate::{
         record::{decode_event, encode_delivery, is_delivery, is_tombstone},
     },
     model::{Clock, Delivery, Event, Position, Purpose, Rate, Text, Timestamp, TopicPartition, time::timestamp_from_ms},
+    telemetry::Trouble,
 };
 
 /// `[replay]`.
@@ -190,6 +191,7 @@ impl Replays {
             got_since: i64::MAX,
             progress: Arc::clone(&shared),
             cancelled,
+            trouble: Trouble::default(),
         };
         list.push_back(Entry { progress: Arc::clone(&shared), cancel });
         drop(list);
@@ -244,6 +246,7 @@ struct Run {
     got_since: i64,
     progress: Arc<Mutex<Progress>>,
     cancelled: mpsc::Receiver<()>,
+    trouble: Trouble,
 }
 
 /// Why a replay ended before its end.
@@ -366,7 +369,9 @@ impl Run {
             }
             Err(error) if error.is_fatal() => Err(error.into()),
             Err(error) => {
-                tracing::warn!(%error, "a replay cannot read on now; trying on");
+                if self.trouble.begins(Instant::now()) {
+                    tracing::warn!(%error, "a replay cannot read on now; trying on");
+                }
                 self.pause(WAIT)?;
                 Ok(Vec::new())
             }

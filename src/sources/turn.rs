@@ -19,6 +19,7 @@ use super::{Command, Config, Shared, Wiring, partitions::Partitions};
 use crate::{
     log::{CommitMode, Consumer, Log, LogError, Polled},
     model::{Endpoint, Routed, TopicPartition},
+    telemetry::Trouble,
 };
 
 /// How long a poll waits for records when nothing else is to be done.
@@ -83,8 +84,7 @@ pub(super) struct Source {
     next_warning: Instant,
     /// Since when nothing is taken, and why.
     halted: Option<(Instant, &'static str)>,
-    /// The log's trouble was told; it is told again when it is over.
-    in_trouble: bool,
+    trouble: Trouble,
     /// Smoothed weight of the records read, bytes: how many fit into what is free.
     weight: usize,
     /// Bytes of the budget that the records of this poll took.
@@ -118,7 +118,7 @@ impl Source {
             next_reread: now,
             next_warning: now,
             halted: None,
-            in_trouble: false,
+            trouble: Trouble::default(),
             weight: 1024,
             taken: 0,
             late_ms: i64::MIN,
@@ -449,14 +449,14 @@ impl Source {
     fn heed<T>(&mut self, result: Result<T, LogError>) -> Result<Option<T>, End> {
         match result {
             Ok(value) => {
-                if std::mem::take(&mut self.in_trouble) {
+                if self.trouble.ends(Instant::now()) {
                     tracing::info!(source = self.name(), "the log answers again");
                 }
                 Ok(Some(value))
             }
             Err(LogError::Fatal(reason)) => Err(End::Failed(reason)),
             Err(error @ (LogError::Unavailable(_) | LogError::TooLarge { .. })) => {
-                if !std::mem::replace(&mut self.in_trouble, true) {
+                if self.trouble.begins(Instant::now()) {
                     tracing::warn!(source = self.name(), %error, "the log does not answer; trying on");
                 }
                 Ok(None)

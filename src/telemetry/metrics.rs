@@ -111,7 +111,7 @@ metrics! {
         "Events that came in over HTTP: stored durably, refused as wrong, or failed because the log could not take them";
     counter deliveries_total "posthaste_deliveries_total" Count
         ["result": &["delivered", "retried", "spilled", "exhausted", "final", "expired", "endpoint_inactive", "endpoint_disabled", "endpoint_deleted", "filter_undecided"]]
-        "Deliveries settled, by result; `retried` and `spilled` ones come back";
+        "Deliveries of events settled, by result; `retried` and `spilled` ones come back; what is redriven, replayed or sent as a test is not counted again";
     counter attempts_total "posthaste_attempts_total" Count ["outcome": OUTCOMES] "HTTP requests, by outcome";
     histogram delivery_seconds "posthaste_delivery_seconds" Seconds "From the append of the event to the 2xx, retries included";
     histogram attempt_seconds "posthaste_attempt_seconds" Seconds ["outcome": &["delivered", "failed"]] "From the start of a request to the end of its answer";

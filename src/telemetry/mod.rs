@@ -3,5 +3,7 @@
 pub mod logging;
 pub mod metrics;
 pub mod process;
+pub mod trouble;
 
 pub use metrics::Metrics;
+pub use trouble::Trouble;

@@ -51,7 +51,7 @@ use self::{
 use super::{Append, Consumer, From, Log, LogError, Reader, Subscription, TopicSpec, topics};
 use crate::{
     model::{Clock, Position, SystemClock, Text, TopicPartition},
-    telemetry::metrics::Metrics,
+    telemetry::{Metrics, Trouble},
 };
 
 /// Partitions of one topic: each is a table, of which SQLite keeps the description in memory.
@@ -152,6 +152,7 @@ impl SqliteLog {
             groups: Arc::clone(&core.groups),
             clock: options.clock,
             metrics: options.metrics,
+            trouble: Trouble::default(),
             last_ms,
             tail_limit: options.tail,
             sweep_every: options.sweep_every,

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     log::{Cleanup, Record, TopicSpec},
     model::{Clock, Position, Text, TopicPartition},
-    telemetry::metrics::Metrics,
+    telemetry::{Metrics, Trouble},
 };
 
 /// Bytes of appends in one transaction: more does not make it cheaper per record, only later.
@@ -223,6 +223,7 @@ pub(super) struct Writer {
     pub groups: Arc<Groups>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    pub trouble: Trouble,
     /// No record is older than one before it, whatever the clock does: times are searched by bisection.
     pub last_ms: i64,
     pub tail_limit: usize,
@@ -336,11 +337,16 @@ impl Writer {
 
         self.metrics.log_connected.set(if result.is_ok() { 1.0 } else { 0.0 });
         if let Err(fault) = &result {
-            tracing::warn!(error = fault.text, "the log could not write");
+            if self.trouble.begins(Instant::now()) {
+                tracing::warn!(error = fault.text, "the log cannot write");
+            }
             for run in &runs {
                 self.recover(run);
             }
         } else {
+            if self.trouble.ends(Instant::now()) {
+                tracing::info!("the log writes again");
+            }
             let published: Vec<_> = runs.iter().map(|run| (Arc::clone(run.partition), run.records(appended_ms))).collect();
             for (partition, records) in published {
                 let bytes = records.iter().map(store::weight).sum();
