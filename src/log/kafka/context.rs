@@ -220,11 +220,16 @@ impl Voice {
 
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
         let client = self.client;
-        // That all brokers are down is said after the reason why each of them is.
-        if !matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown)) {
-            *locked(&self.last) = Some(reason.to_owned());
-        }
-        if self.is_news(&error.to_string()) {
+        let is_summary = matches!(error, KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+        let has_reason = {
+            let mut last = locked(&self.last);
+            if !is_summary {
+                *last = Some(reason.to_owned());
+            }
+            last.is_some()
+        };
+        // That all brokers are down is said after the reason why each of them is, and adds nothing to that.
+        if !(is_summary && has_reason) && self.is_news(&error.to_string()) {
             warn!(client, reason, "kafka is in trouble");
         } else {
             debug!(client, reason, "kafka is in trouble");
