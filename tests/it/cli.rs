@@ -338,6 +338,14 @@ async fn dead_letters_are_listed_and_redriven() {
 
     let list = output(&daemon, &["dead-letter", "list", "--endpoint", "one", "--since", "1h"]);
     assert_eq!(list.lines().filter(|line| line.contains("exhausted")).count(), 2, "{list}");
+    let letter = daemon.ok(Method::GET, "/v1/dead-letters?endpoint=one&limit=1", None).await["items"][0].take();
+    let row = list.lines().find(|line| line.starts_with(letter["id"].as_str().expect("an id"))).unwrap_or_else(|| panic!("{list}"));
+    for field in ["event", "origin"] {
+        let value = letter[field].as_str().expect("a text");
+        assert!(row.split_whitespace().any(|cell| cell == value), "no {field} {value}: {row}");
+    }
+    let time = row.split_whitespace().nth(1).expect("a time");
+    assert!(time.len() == "2026-01-31T12:00:00Z".len() && time.ends_with('Z'), "to the second, in UTC: {time}");
     let list = |arguments: &[&str]| -> Vec<Value> {
         serde_json::from_str(&output(&daemon, &[&["dead-letter", "list", "--json"], arguments].concat())).expect("a JSON array")
     };
