@@ -174,20 +174,68 @@ async fn endpoints_are_added_listed_enabled_and_removed() {
     let one: Vec<Value> = serde_json::from_str(&output(&daemon, &["endpoint", "list", "--json", "--limit", "1"])).expect("a JSON array");
     assert_eq!(one.len(), 1);
 
-    daemon.ok(Method::POST, "/v1/endpoints/orders/disable", None).await;
+    assert!(output(&daemon, &["endpoint", "disable", "orders"]).contains("disabled orders"));
     assert!(output(&daemon, &["endpoint", "list"]).contains("disabled"));
     assert!(output(&daemon, &["endpoint", "enable", "orders", "--recover"]).contains("enabled orders"));
     assert!(!output(&daemon, &["endpoint", "list"]).contains("disabled"));
 
-    assert!(output(&daemon, &["endpoint", "remove", "orders"]).contains("removed orders"));
+    assert!(output(&daemon, &["endpoint", "delete", "orders"]).contains("removed orders"));
     assert!(!output(&daemon, &["endpoint", "list"]).contains("orders"));
-    assert!(failure(&daemon, &["endpoint", "remove", "orders"]).contains("orders"));
+    for gone in ["get", "remove", "enable", "disable", "rotate", "test"] {
+        let said = failure(&daemon, &["endpoint", gone, "orders"]);
+        assert_eq!(said, "posthaste: there is no endpoint `orders`: `posthaste endpoint list` shows those that there are\n", "{gone}");
+    }
     assert!(failure(&daemon, &["endpoint", "enable", "../tokens"]).contains("../tokens"));
     assert!(failure(&daemon, &["endpoint", "add", "ftp://127.0.0.1/"]).contains("url"), "the field is named");
     let refused = client(&daemon, &["endpoint", "list", "--token", "wrong"]).output().expect("it runs");
     assert!(!refused.status.success() && errors(&refused).contains("--token"), "{}", errors(&refused));
-    let nobody = run(&["endpoint", "list", "--api", "http://127.0.0.1:9", "--token", "x"]);
+    let nobody = run(&["endpoint", "list", "--api", "127.0.0.1:9", "--token", "x"]);
     assert!(!nobody.status.success() && errors(&nobody).contains("posthaste serve"), "{}", errors(&nobody));
+    assert!(errors(&nobody).contains("http://127.0.0.1:9 cannot be reached: Connection refused"), "{}", errors(&nobody));
+    let nonsense = run(&["endpoint", "list", "--api", "ftp://127.0.0.1", "--token", "x"]);
+    assert!(nonsense.status.code() == Some(2) && errors(&nonsense).contains("such as 127.0.0.1:8080"), "{}", errors(&nonsense));
+    let bare = daemon.api.strip_prefix("http://").expect("plain");
+    assert!(output(&daemon, &["endpoint", "list", "--api", bare]).starts_with("ID"), "an address needs no scheme");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_shown_whole_tested_and_given_another_secret() {
+    let healthy = Arc::new(AtomicBool::new(true));
+    let is_healthy = Arc::clone(&healthy);
+    let receiver = Receiver::start(move |_| Answer::Status(if is_healthy.load(Ordering::Relaxed) { 200 } else { 500 })).await;
+    let daemon = Site::new(Backend::Standalone).start().await;
+    output(
+        &daemon,
+        &["endpoint", "add", &receiver.url("/"), "--id", "orders", "--secret", SECRET, "--type", "order.*", "--bearer", "hidden"],
+    );
+
+    let listing = output(&daemon, &["endpoint", "get", "orders"]);
+    for line in ["id               orders", "auth.type        bearer", "types            order.*", "health.state     active"] {
+        assert!(listing.lines().any(|found| found == line), "no {line}: {listing}");
+    }
+    assert!(!listing.contains(SECRET) && !listing.contains("hidden"), "no secret is shown again: {listing}");
+    let created = listing.lines().find(|line| line.starts_with("createdAt")).expect("a time");
+    assert!(created.ends_with('Z') && !created.contains('.'), "to the second: {created}");
+    let whole: Value = serde_json::from_str(&output(&daemon, &["endpoint", "get", "orders", "--json"])).expect("JSON");
+    assert_eq!(whole["url"], receiver.url("/"));
+
+    let told = output(&daemon, &["endpoint", "test", "orders", "--data", "{\"n\":7}"]);
+    assert!(told.starts_with("delivered test_") && told.contains(": answered 200 after "), "{told}");
+    let signatures = |of: usize| receiver.requests()[of].header("webhook-signature").split(' ').count();
+    assert_eq!((&receiver.requests()[0].json()["data"], signatures(0)), (&json!({ "n": 7 }), 1));
+    let rotated = output(&daemon, &["endpoint", "rotate", "orders"]);
+    assert!(rotated.contains("secret  whsec_") && !rotated.contains(SECRET), "{rotated}");
+    output(&daemon, &["endpoint", "test", "orders"]);
+    assert_eq!(signatures(1), 2, "the old secret signs beside the new one");
+    let given = output(&daemon, &["endpoint", "rotate", "orders", "--keep", "0", "--secret", SECRET]);
+    assert!(given.contains(SECRET), "{given}");
+    output(&daemon, &["endpoint", "test", "orders"]);
+    assert_eq!(signatures(2), 1, "none is kept");
+
+    healthy.store(false, Ordering::Relaxed);
+    let said = failure(&daemon, &["endpoint", "test", "orders"]);
+    assert!(said.contains("`orders` did not take test_") && said.contains("500"), "{said}");
     daemon.stop().await;
 }
 
