@@ -16,6 +16,7 @@ use super::{
 pub enum Command {
     List(List),
     Add(Add),
+    #[command(visible_alias = "delete")]
     Remove(Remove),
 }
 
@@ -35,6 +36,7 @@ pub struct List {
     after_help = "Example:\n  posthaste agent add 'VIP tickets' --endpoint crm --condition 'event.type == \"ticket.opened\" && event.data.ticket.vip'"
 )]
 pub struct Add {
+    /// For people.
     name: String,
     /// The id of the endpoint that is told.
     #[arg(long)]
@@ -59,6 +61,7 @@ pub struct Add {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  posthaste agent remove ag_0198c1f0a7c87d1bb5d4c3b2a1f0e9d8")]
 pub struct Remove {
+    /// As `list` shows it.
     id: String,
     #[command(flatten)]
     daemon: Daemon,

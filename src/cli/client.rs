@@ -4,7 +4,11 @@
 //! this machine (its listener, its token or the token file that it made), so that in the first five minutes nothing needs to be copied.
 //! Requests of a token with signature are signed by its secret.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::Args;
@@ -16,6 +20,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::Value;
+use url::Url;
 
 use crate::{
     api::{self, signature},
@@ -32,8 +37,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Daemon")]
 pub struct Daemon {
-    /// Where its API listens; without it, as the configuration says (default http://127.0.0.1:8080).
-    #[arg(long, value_name = "URL", env = "POSTHASTE_URL")]
+    /// Where its API listens, such as 127.0.0.1:8080 or https://hooks.example.com; without it, as the configuration says (default http://127.0.0.1:8080).
+    #[arg(long, value_name = "ADDRESS", env = "POSTHASTE_URL", value_parser = address)]
     api: Option<String>,
     /// An API token; without it, the admin token of a daemon on this machine is used.
     #[arg(long, value_name = "TOKEN", env = "POSTHASTE_TOKEN", hide_env_values = true)]
@@ -46,6 +51,20 @@ pub struct Daemon {
     config: Option<PathBuf>,
 }
 
+/// The base URL that is meant: `http://` is added where nothing is said, and no slash stands at its end.
+fn address(text: &str) -> Result<String, String> {
+    let right = || "write an address such as 127.0.0.1:8080, http://127.0.0.1:8080 or https://hooks.example.com".to_owned();
+    let written = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&written).map_err(|_| right())?;
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    // A number alone would be an IPv4 address (8080 is 0.0.31.144), which nobody means.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    match matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain && !is_number {
+        true => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        false => Err(right()),
+    }
+}
+
 pub struct Client {
     http: Http<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
@@ -54,9 +73,20 @@ pub struct Client {
     secret: Option<Secret>,
 }
 
+/// No connection was made, so nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{url} cannot be reached: {why}; {cure}")]
+pub struct Unreachable {
+    url: String,
+    why: String,
+    cure: &'static str,
+}
+
 /// What the API answered; `body` is a string where it was CSV, and null where it was neither JSON nor that.
 #[derive(Debug)]
 pub struct Answer {
+    /// Who answered.
+    pub url: String,
     pub status: StatusCode,
     pub body: Value,
     /// How long the daemon asks to be left alone.
@@ -139,11 +169,12 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-        let unreachable =
-            |error: &dyn std::fmt::Display| anyhow::anyhow!("{} cannot be reached: {error}; is `posthaste serve` running?", self.url);
-        let answer = self.http.request(request).await.map_err(|error| match std::error::Error::source(&error) {
-            Some(source) => unreachable(&source),
-            None => unreachable(&error),
+        let answer = self.http.request(request).await.map_err(|error| {
+            let why = root(&error).to_string();
+            match error.is_connect() {
+                true => Unreachable { url: self.url.clone(), why, cure: self.cure() }.into(),
+                false => anyhow::anyhow!("{} did not answer: {why}", self.url),
+            }
         })?;
         let status = answer.status();
         let retry_after =
@@ -158,34 +189,59 @@ impl Client {
             true => Value::String(String::from_utf8_lossy(&body).into_owned()),
             false => serde_json::from_slice(&body).unwrap_or(Value::Null),
         };
-        Ok(Answer { status, body, retry_after })
+        Ok(Answer { url: self.url.clone(), status, body, retry_after })
+    }
+
+    fn cure(&self) -> &'static str {
+        match self.url.starts_with("https:") {
+            true => "is it behind a proxy with TLS? posthaste itself speaks http",
+            false => "is `posthaste serve` running, and is this the address of its API (--api)?",
+        }
     }
 }
 
+/// The first cause: what is around it only says which step failed.
+fn root<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
+}
+
 impl Answer {
-    /// What a problem document (RFC 9457) says: a line, and one for each field that is wrong.
+    /// What a problem document (RFC 9457) says, in one line; where several fields are wrong, in one for each of them.
     pub fn problem(&self) -> String {
-        let text = |name: &str| self.body[name].as_str();
-        let names_fields = self.body["errors"].as_array().is_some_and(|errors| !errors.is_empty());
-        let mut line = match (text("title"), text("detail")) {
-            // The detail says in one line what the fields say below.
-            (Some(title), Some(_)) if names_fields => format!("{title}:"),
-            (Some(title), Some(detail)) => format!("{title}: {detail}"),
-            (Some(only), None) | (None, Some(only)) => only.to_owned(),
-            (None, None) => format!("the daemon answered {}", self.status),
+        let Some(detail) = self.body["detail"].as_str() else {
+            return format!(
+                "{} answered {}, and not as the API of posthaste does: give its address by --api or POSTHASTE_URL",
+                self.url, self.status
+            );
         };
-        for field in self.body["errors"].as_array().into_iter().flatten() {
-            let (path, message) = (field["path"].as_str().unwrap_or_default(), field["message"].as_str().unwrap_or_default());
-            line.push_str(&format!("\n  {path}: {message}"));
+        let fields: Vec<(&str, &str)> = self.fields().collect();
+        if fields.iter().any(|(path, _)| *path == "X-API-Signature") {
+            return "the token is one with signature, and what was given is not its secret: give that by --token-secret or POSTHASTE_TOKEN_SECRET"
+                .to_owned();
         }
-        let is_unsigned = self.body["errors"].as_array().into_iter().flatten().any(|error| error["path"] == "X-API-Signature");
-        if is_unsigned {
-            line.push_str("\nthe token is one with signature: give its secret by --token-secret or POSTHASTE_TOKEN_SECRET");
-        } else if self.status == StatusCode::UNAUTHORIZED {
-            line.push_str(" (give a token by --token or POSTHASTE_TOKEN)");
+        if self.status == StatusCode::UNAUTHORIZED && fields.is_empty() {
+            return format!("{} does not know the token: give another one by --token or POSTHASTE_TOKEN", self.url);
         }
-        line
+        match fields.len() {
+            0 | 1 => format!("{detail}{}", where_to_look(detail)),
+            several => {
+                let lines = fields.iter().map(|(path, message)| format!("\n  {path}: {message}"));
+                format!("{several} fields are wrong:{}", lines.collect::<String>())
+            }
+        }
     }
+
+    /// The fields that are wrong: the path of each, and what is wrong with it.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let errors = self.body["errors"].as_array().into_iter().flatten();
+        errors.map(|error| (error["path"].as_str().unwrap_or_default(), error["message"].as_str().unwrap_or_default()))
+    }
+}
+
+/// Which command shows what there is, for those who named what is not there.
+fn where_to_look(detail: &str) -> String {
+    let named = ["endpoint", "token", "agent"].into_iter().find(|kind| detail.starts_with(&format!("there is no {kind} `")));
+    named.map_or_else(String::new, |kind| format!(": `posthaste {kind} list` shows those that there are"))
 }
 
 /// Adds what a token with signature needs (WIRE.md 1.2).
@@ -217,12 +273,12 @@ fn default_port(scheme: Option<&str>) -> Option<u16> {
 /// Base URL (without a slash at its end) and token.
 fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
     if let (Some(url), Some(token)) = (&daemon.api, &daemon.token) {
-        return Ok((url.trim_end_matches('/').to_owned(), Secret::new(token.as_str())));
+        return Ok((url.clone(), Secret::new(token.as_str())));
     }
     let config = config::load_for_client(daemon.config.as_deref(), config::environment())?.config;
     let url = match &daemon.api {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", config.api.listen),
+        Some(url) => url.clone(),
+        None => format!("http://{}", reachable(config.api.listen)),
     };
     let token = match (&daemon.token, &config.api.admin_token) {
         (Some(token), _) => Secret::new(token.as_str()),
@@ -231,7 +287,7 @@ fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
             let file = config.log.data_directory.join(api::auth::TOKEN_FILE);
             let token = std::fs::read_to_string(&file).map_err(|error| {
                 anyhow::anyhow!(
-                    "no token: give one by --token or POSTHASTE_TOKEN (the daemon's own, {}, cannot be read: {error})",
+                    "no token: give one by --token or POSTHASTE_TOKEN, or run this in the daemon's directory (its own, {}, cannot be read: {error})",
                     file.display()
                 )
             })?;
@@ -239,4 +295,70 @@ fn whereabouts(daemon: &Daemon) -> anyhow::Result<(String, Secret)> {
         }
     };
     Ok((url, token))
+}
+
+/// Where a listener is reached from its own machine: one that listens everywhere does so on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let loopback = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(loopback, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_address_needs_no_scheme_and_nonsense_is_refused() {
+        for (text, url) in [
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("localhost:8080/", "http://localhost:8080"),
+            ("[::1]:8080", "http://[::1]:8080"),
+            ("hooks.internal", "http://hooks.internal"),
+            ("https://hooks.example.com/base/", "https://hooks.example.com/base"),
+        ] {
+            assert_eq!(address(text).as_deref(), Ok(url));
+        }
+        for wrong in
+            ["", "/", "8080", ":8080", "::1", "ftp://a", "http://", "http:///", "a b", "http://u:p@a", "http://a?b", "127.0.0.1:99999"]
+        {
+            assert!(address(wrong).is_err_and(|right| right.contains("127.0.0.1:8080")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_listens_everywhere_is_asked_on_loopback() {
+        for (listen, asked) in [("0.0.0.0:8080", "127.0.0.1:8080"), ("[::]:8080", "[::1]:8080"), ("10.0.0.1:80", "10.0.0.1:80")] {
+            assert_eq!(reachable(listen.parse().expect("an address")).to_string(), asked);
+        }
+    }
+
+    #[test]
+    fn a_problem_is_a_line_that_names_the_cure() {
+        let problem = |status: u16, body| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            Answer { url: "http://a".to_owned(), status, body, retry_after: None }.problem()
+        };
+        let wrong = |path: &str| json!({ "path": path, "message": "is wrong" });
+        for (status, body, expected) in [
+            (
+                404,
+                json!({ "title": "Not Found", "detail": "there is no endpoint `x`" }),
+                "there is no endpoint `x`: `posthaste endpoint list` shows those that there are",
+            ),
+            (404, json!({ "detail": "there is no route" }), "there is no route"),
+            (422, json!({ "detail": "`url` is wrong", "errors": [wrong("url")] }), "`url` is wrong"),
+            (422, json!({ "detail": "…", "errors": [wrong("a"), wrong("b")] }), "2 fields are wrong:\n  a: is wrong\n  b: is wrong"),
+            (401, json!({ "detail": "…" }), "http://a does not know the token: give another one by --token or POSTHASTE_TOKEN"),
+        ] {
+            assert_eq!(problem(status, body), expected);
+        }
+        assert!(problem(401, json!({ "detail": "…", "errors": [wrong("X-API-Signature")] })).contains("--token-secret"));
+        assert!(problem(404, Value::Null).starts_with("http://a answered 404 Not Found, and not as the API of posthaste does"));
+    }
 }

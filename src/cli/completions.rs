@@ -7,8 +7,11 @@ use clap_complete::Shell;
 
 /// Write shell completions to standard output.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  posthaste completions bash > ~/.local/share/bash-completion/completions/posthaste")]
+#[command(
+    after_help = "Examples, each for the shell's own start file:\n  source <(posthaste completions bash)       in ~/.bashrc\n  source <(posthaste completions zsh)        in ~/.zshrc, after compinit\n  posthaste completions fish | source        in ~/.config/fish/config.fish"
+)]
 pub struct Arguments {
+    /// Whose.
     shell: Shell,
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     client::{Client, Daemon},
-    listing::{cells, print},
+    listing::{cells, limit, print},
     time,
 };
 use crate::model::{DeadReason, Timestamp};
@@ -27,6 +27,8 @@ pub enum Command {
 }
 
 /// List dead letters, the newest first.
+///
+/// ID is what `redrive` takes, EVENT the id of the event, POSITION where it lay in the log first: topic:partition:offset (`origin` in JSON).
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  posthaste dead-letter list --endpoint orders --since 2h\n  posthaste dead-letter list --reason exhausted --json"
@@ -35,7 +37,7 @@ pub struct List {
     #[command(flatten)]
     filter: Filter,
     /// At most so many.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = limit)]
     limit: usize,
     /// Print the API's JSON.
     #[arg(long)]
@@ -47,10 +49,11 @@ pub struct List {
 /// Send dead letters again. One that was redriven is not sent a second time.
 #[derive(Debug, Args)]
 #[command(
+    override_usage = "posthaste dead-letter redrive [OPTIONS] <IDS>...\n       posthaste dead-letter redrive [OPTIONS] --endpoint <ENDPOINT>, --reason <REASON>, --since <TIME> or --until <TIME>\n       posthaste dead-letter redrive [OPTIONS] --all",
     after_help = "Examples:\n  posthaste dead-letter redrive 0-1795382715158754\n  posthaste dead-letter redrive --endpoint orders --since 2h\n  posthaste dead-letter redrive --all"
 )]
 pub struct Redrive {
-    /// Ids of dead letters.
+    /// Ids of dead letters, as `list` shows them.
     #[arg(required_unless_present_any = ["endpoint", "reason", "since", "until", "all"], conflicts_with_all = ["endpoint", "reason", "since", "until", "all"])]
     ids: Vec<String>,
     #[command(flatten)]
@@ -152,6 +155,7 @@ async fn redrive(client: &Client, what: Map<String, Value>, is_json: bool, out: 
 
 async fn list(arguments: &List, out: &mut dyn Write) -> anyhow::Result<()> {
     let letters = Client::new(&arguments.daemon)?.list("/v1/dead-letters", &arguments.filter.pairs(), arguments.limit).await?;
-    let heads = ["ID", "TIME", "ENDPOINT", "REASON", "ATTEMPTS", "DETAIL"];
-    print(letters, arguments.json, heads, |letter| cells(letter, ["id", "at", "endpoint", "reason", "attempts", "detail"]), out)
+    let heads = ["ID", "TIME", "ENDPOINT", "REASON", "ATTEMPTS", "EVENT", "POSITION", "DETAIL"];
+    let row = |letter: &Value| cells(letter, ["id", "at", "endpoint", "reason", "attempts", "event", "origin", "detail"]);
+    print(letters, arguments.json, heads, row, out)
 }

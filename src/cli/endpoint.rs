@@ -1,27 +1,34 @@
-//! `posthaste endpoint`: list, add, remove, enable.
+//! `posthaste endpoint`: everything about an endpoint, from its registration to its removal.
 
+mod add;
 mod auth;
+mod get;
+mod rotate;
+mod test;
 
 use std::io::{self, Write};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use self::auth::{Auth, More, Tls, header};
 use super::{
     client::{Client, Daemon},
     listing::Listing,
 };
-use crate::model::Rate;
 
 /// Manage the endpoints of a daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     List(List),
-    Add(Box<Add>),
-    Remove(Remove),
+    Get(get::Get),
+    Add(Box<add::Add>),
+    Test(test::Test),
     Enable(Enable),
+    Disable(Disable),
+    Rotate(rotate::Rotate),
+    #[command(visible_alias = "delete")]
+    Remove(Remove),
 }
 
 /// List the registered endpoints with their health.
@@ -32,111 +39,39 @@ pub struct List {
     listing: Listing,
 }
 
-/// Register a receiver. Its secret is printed once.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  posthaste endpoint add https://example.com/hooks --type 'order.*' --channel shop\n  posthaste endpoint add https://example.com/hub --format hub --signing hub --rate 50/s\n  posthaste endpoint add https://example.com/x --bearer \"$TOKEN\" --header 'X-Source: posthaste'\n  posthaste endpoint add https://example.com/z --oauth2 https://idp.example.com/token --client ID:SECRET --token-param audience=hooks\n  posthaste endpoint add https://example.com/m --tls-certificate us.pem --tls-key us.key --filter 'event.data.total > 100' --retry 30s,5m,1h"
-)]
-pub struct Add {
-    /// http or https.
-    url: String,
-    /// Made up when absent.
-    #[arg(long)]
-    id: Option<String>,
-    /// Absent: that of the token.
-    #[arg(long)]
-    tenant: Option<String>,
-    /// For people.
-    #[arg(long)]
-    description: Option<String>,
-    /// A channel to listen to; several times for several; none for all.
-    #[arg(long = "channel", value_name = "CHANNEL")]
-    channels: Vec<String>,
-    /// An event type, exact (`lead.created`) or by prefix (`lead.*`); several times for several; none for all.
-    #[arg(long = "type", value_name = "TYPE")]
-    types: Vec<String>,
-    /// Only events of this direction.
-    #[arg(long, value_enum, ignore_case = true)]
-    direction: Option<Direction>,
-    /// A CEL expression over the event that must hold as well, such as `event.data.total > 100`.
-    #[arg(long)]
-    filter: Option<String>,
-    /// The shape of the body: standard, cloudevents, hub, z_api, chatwoot, zenvia, zenvia_v1 or conversion.
-    #[arg(long)]
-    format: Option<String>,
-    /// standard, hub or none.
-    #[arg(long)]
-    signing: Option<String>,
-    /// Sign with this instead of a secret that the daemon makes; with several ones while they are changed, the newest first.
-    #[arg(long = "secret", value_name = "SECRET")]
-    secrets: Vec<String>,
-    /// Requests of the whole fleet, such as 50/s.
-    #[arg(long)]
-    rate: Option<Rate>,
-    /// Requests in flight at once, per instance.
-    #[arg(long)]
-    concurrency: Option<u16>,
-    /// A header to send along, as `Name: value`; several times for several.
-    #[arg(long = "header", value_name = "HEADER", value_parser = header)]
-    headers: Vec<(String, String)>,
-    /// Retry schedule: standard, zenvia, none, or delays such as 30s,5m,1h.
-    #[arg(long)]
-    retry: Option<String>,
-    /// A disabled one gets nothing until it is enabled.
-    #[arg(long, value_enum, ignore_case = true)]
-    status: Option<Status>,
-    /// What is kept with it and shown again, as a JSON object.
-    #[arg(long, value_name = "JSON", value_parser = object)]
-    attributes: Option<Map<String, Value>>,
-    /// Print the API's JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    auth: Auth,
-    #[command(flatten)]
-    more: More,
-    #[command(flatten)]
-    tls: Tls,
-    #[command(flatten)]
-    daemon: Daemon,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Direction {
-    In,
-    Out,
-    Internal,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Status {
-    Enabled,
-    Disabled,
-}
-
-fn object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(text).map_err(|wrong| format!("write a JSON object, such as {{\"team\":\"sales\"}}: {wrong}"))
-}
-
-/// Remove an endpoint. What still waits for it goes to dead letters.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  posthaste endpoint remove orders")]
-pub struct Remove {
-    id: String,
-    #[command(flatten)]
-    daemon: Daemon,
-}
-
 /// Enable an endpoint that is disabled or was made inactive by its failures.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  posthaste endpoint enable orders             from now on\n  posthaste endpoint enable orders --recover   also what came while it was inactive"
 )]
 pub struct Enable {
+    /// As `list` shows it.
     id: String,
     /// Also deliver what came in the meantime: its dead letters, and the events since then.
     #[arg(long)]
     recover: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+/// Disable an endpoint: events pass it by, and what waits for it goes to dead letters, until it is enabled.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  posthaste endpoint disable orders\n  posthaste endpoint enable orders --recover   takes it back, and delivers what came in the meantime"
+)]
+pub struct Disable {
+    /// As `list` shows it.
+    id: String,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+/// Remove an endpoint. What still waits for it goes to dead letters.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  posthaste endpoint remove orders")]
+pub struct Remove {
+    /// As `list` shows it.
+    id: String,
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -148,16 +83,23 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
             let heads = ["ID", "TENANT", "STATUS", "HEALTH", "TYPES", "CHANNELS", "URL"];
             arguments.listing.print("/v1/endpoints", heads, row, &mut out).await
         }
-        Command::Add(arguments) => add(&arguments, &mut out).await,
-        Command::Remove(arguments) => {
-            Client::new(&arguments.daemon)?.expect(Method::DELETE, &path(&arguments.id, ""), None).await?;
-            Ok(writeln!(out, "removed {}", arguments.id)?)
-        }
+        Command::Get(arguments) => get::run(&arguments, &mut out).await,
+        Command::Add(arguments) => add::run(&arguments, &mut out).await,
+        Command::Test(arguments) => test::run(&arguments, &mut out).await,
         Command::Enable(arguments) => {
             let body = if arguments.recover { json!({ "recover": true }) } else { json!({}) };
             Client::new(&arguments.daemon)?.expect(Method::POST, &path(&arguments.id, "/enable"), Some(body)).await?;
             let recovering = if arguments.recover { "; what came in the meantime is delivered in the background" } else { "" };
             Ok(writeln!(out, "enabled {}{recovering}", arguments.id)?)
+        }
+        Command::Disable(arguments) => {
+            Client::new(&arguments.daemon)?.expect(Method::POST, &path(&arguments.id, "/disable"), None).await?;
+            Ok(writeln!(out, "disabled {}", arguments.id)?)
+        }
+        Command::Rotate(arguments) => rotate::run(&arguments, &mut out).await,
+        Command::Remove(arguments) => {
+            Client::new(&arguments.daemon)?.expect(Method::DELETE, &path(&arguments.id, ""), None).await?;
+            Ok(writeln!(out, "removed {}", arguments.id)?)
         }
     }
 }
@@ -186,84 +128,12 @@ fn row(endpoint: &Value) -> [String; 7] {
     ]
 }
 
-async fn add(arguments: &Add, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut document = document(arguments);
-    if let Some(tls) = arguments.tls.document()? {
-        document["tls"] = tls;
+/// The secret of an endpoint, if this answer shows it.
+fn secret(endpoint: &Value, out: &mut dyn Write) -> anyhow::Result<()> {
+    match endpoint["secret"].as_str() {
+        Some(secret) => Ok(writeln!(out, "secret  {secret}    (shown only now)")?),
+        None => Ok(()),
     }
-    let made = Client::new(&arguments.daemon)?.expect(Method::POST, "/v1/endpoints", Some(document)).await?;
-    if arguments.json {
-        return Ok(writeln!(out, "{made:#}")?);
-    }
-    writeln!(out, "id      {}", made["id"].as_str().unwrap_or("-"))?;
-    if let Some(secret) = made["secret"].as_str() {
-        writeln!(out, "secret  {secret}    (shown only now)")?;
-    }
-    Ok(())
-}
-
-/// What `POST /v1/endpoints` takes: only what was given.
-fn document(arguments: &Add) -> Value {
-    let mut document = Map::from_iter([("url".to_owned(), json!(arguments.url))]);
-    let texts = [
-        ("id", &arguments.id),
-        ("tenant", &arguments.tenant),
-        ("description", &arguments.description),
-        ("filter", &arguments.filter),
-        ("format", &arguments.format),
-        ("signing", &arguments.signing),
-    ];
-    for (name, value) in texts {
-        if let Some(value) = value {
-            document.insert(name.to_owned(), json!(value));
-        }
-    }
-    for (name, values) in [("channels", &arguments.channels), ("types", &arguments.types)] {
-        if !values.is_empty() {
-            document.insert(name.to_owned(), json!(values));
-        }
-    }
-    match arguments.secrets.as_slice() {
-        [] => {}
-        [one] => _ = document.insert("secret".to_owned(), json!(one)),
-        several => _ = document.insert("secret".to_owned(), json!(several)),
-    }
-    if let Some(status) = arguments.status {
-        let status = match status {
-            Status::Enabled => "enabled",
-            Status::Disabled => "disabled",
-        };
-        document.insert("status".to_owned(), json!(status));
-    }
-    if let Some(attributes) = &arguments.attributes {
-        document.insert("attributes".to_owned(), Value::Object(attributes.clone()));
-    }
-    if let Some(direction) = arguments.direction {
-        let direction = match direction {
-            Direction::In => "IN",
-            Direction::Out => "OUT",
-            Direction::Internal => "INTERNAL",
-        };
-        document.insert("direction".to_owned(), json!(direction));
-    }
-    if let Some(rate) = arguments.rate {
-        document.insert("rate".to_owned(), json!(rate));
-    }
-    if let Some(concurrency) = arguments.concurrency {
-        document.insert("concurrency".to_owned(), json!(concurrency));
-    }
-    if !arguments.headers.is_empty() {
-        document.insert("headers".to_owned(), arguments.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect());
-    }
-    if let Some(retry) = &arguments.retry {
-        let delays: Vec<&str> = retry.split(',').map(str::trim).collect();
-        let is_preset = delays.len() == 1 && humantime::parse_duration(retry).is_err();
-        document.insert("retry".to_owned(), if is_preset { json!(retry) } else { json!(delays) });
-    }
-    if let Some(auth) = arguments.auth.document(&arguments.more) {
-        document.insert("auth".to_owned(), auth);
-    }
-    Value::Object(document)
 }
 
 /// The path of an endpoint; an id is written so that it cannot be taken for more than one segment.
@@ -274,97 +144,7 @@ fn path(id: &str, rest: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use clap::Parser;
-    use utoipa::PartialSchema;
-
     use super::*;
-    use crate::registry::spec::{AuthSpec, EndpointSpec, TlsSpec};
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
-    #[test]
-    fn only_what_was_given_is_sent() {
-        for (line, expected) in [
-            ("x add http://a/", json!({ "url": "http://a/" })),
-            (
-                "x add http://a/ --type a.* --type b --direction in --rate 5/s --retry zenvia --bearer T",
-                json!({ "url": "http://a/", "types": ["a.*", "b"], "direction": "IN", "rate": "5/s", "retry": "zenvia",
-                        "auth": { "type": "bearer", "token": "T" } }),
-            ),
-            (
-                "x add http://a/ --retry 30s,5m --header A:b --basic u:p:q",
-                json!({ "url": "http://a/", "retry": ["30s", "5m"], "headers": { "A": "b" },
-                        "auth": { "type": "basic", "username": "u", "password": "p:q" } }),
-            ),
-            (
-                "x add http://a/ --oauth2 https://idp/t --client c:s:s --refresh-token r --token-header A:b --token-param q=1=2 --expires-in 60",
-                json!({ "url": "http://a/", "auth": { "type": "oauth2", "url": "https://idp/t", "clientId": "c", "clientSecret": "s:s",
-                        "refreshToken": "r", "headers": { "A": "b" }, "queryParams": { "q": "1=2" }, "expiresIn": 60 } }),
-            ),
-            ("x add http://a/ --retry 30s", json!({ "url": "http://a/", "retry": ["30s"] })),
-            (
-                "x add http://a/ --secret new --secret old --status disabled --attributes {\"a\":1} --api-key k --api-key-header X-Own",
-                json!({ "url": "http://a/", "secret": ["new", "old"], "status": "disabled", "attributes": { "a": 1 },
-                        "auth": { "type": "api_key", "key": "k", "header": "X-Own" } }),
-            ),
-        ] {
-            let Command::Add(add) = Line::try_parse_from(line.split(' ')).expect(line).command else { panic!("{line}") };
-            assert_eq!(document(&add), expected, "{line}");
-        }
-        for wrong in [
-            "--bearer T --api-key K",
-            "--oauth2 https://idp/",
-            "--client c:s",
-            "--bearer T --oauth2 https://idp/ --client c:s",
-            "--tls-key k",
-            "--api-key-header X-Own",
-            "--attributes [1]",
-        ] {
-            assert!(Line::try_parse_from(format!("x add http://a/ {wrong}").split(' ')).is_err(), "{wrong}");
-        }
-    }
-
-    /// The fields of a document of the API, from its schema.
-    fn fields<T: PartialSchema>() -> BTreeSet<String> {
-        let schema = serde_json::to_value(T::schema()).expect("a schema is JSON");
-        schema["properties"].as_object().expect("an object").keys().cloned().collect()
-    }
-
-    #[test]
-    fn every_field_of_an_endpoint_has_its_option() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let file = file.path().to_str().expect("text");
-        let all = format!(
-            "x add http://a/ --id i --tenant t --description d --channel c --type t --direction in --filter f --format f --signing s --secret s \
-             --rate 1/s --concurrency 1 --header A:b --retry none --status enabled --attributes {{}} \
-             --tls-certificate {file} --tls-key {file} --tls-ca {file} "
-        );
-        let auths = [
-            "--bearer t",
-            "--api-key k --api-key-header X",
-            "--basic u:p",
-            "--auth-header A:b",
-            "--oauth2 http://i/ --client c:s --refresh-token r --token-header A:b --token-param q=1 --expires-in 60",
-        ];
-        let mut auth = BTreeSet::new();
-        for options in auths {
-            let line = all.clone() + options;
-            let Command::Add(add) = Line::try_parse_from(line.split_whitespace()).expect(options).command else { panic!("{line}") };
-            let mut document = document(&add);
-            document["tls"] = add.tls.document().expect("the files are there").expect("given");
-            let named = |document: &Value| document.as_object().expect("an object").keys().cloned().collect::<BTreeSet<String>>();
-            assert_eq!(named(&document), fields::<EndpointSpec>());
-            assert_eq!(named(&document["tls"]), fields::<TlsSpec>());
-            auth.extend(named(&document["auth"]));
-        }
-        assert_eq!(auth, fields::<AuthSpec>());
-    }
 
     #[test]
     fn an_id_stays_one_segment() {

@@ -22,7 +22,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
-    harmless,
+    duration, harmless,
     verify::{self, Key, Verdict},
 };
 use crate::model::Timestamp;
@@ -37,7 +37,7 @@ use crate::model::Timestamp;
 )]
 pub struct Arguments {
     /// Where to listen.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = address)]
     listen: SocketAddr,
     /// What to verify with: whsec_…, whsk_… or whpk_… (standard), 64 hexadecimal characters (hub). Can be given several times.
     #[arg(long, value_name = "SECRET", env = "POSTHASTE_SECRET", hide_env_values = true)]
@@ -52,11 +52,15 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["fail", "fail_rate"])]
     hang: bool,
     /// Wait so long before each answer.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<Duration>,
     /// Print one line per request, without its body.
     #[arg(long, short)]
     quiet: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:9000".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

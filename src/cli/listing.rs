@@ -9,6 +9,7 @@ use super::{
     client::{Client, Daemon},
     table::table,
 };
+use crate::model::Timestamp;
 
 /// What can be said of a list of things that belong to tenants.
 #[derive(Debug, Args)]
@@ -17,13 +18,18 @@ pub struct Listing {
     #[arg(long)]
     tenant: Option<String>,
     /// At most so many.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = limit)]
     limit: usize,
     /// Print the API's JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     daemon: Daemon,
+}
+
+/// How many items are wanted at most: of any number, since a list comes in pages.
+pub fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
 impl Listing {
@@ -54,11 +60,45 @@ pub fn print<const N: usize>(
     Ok(out.write_all(table(heads, &rows).as_bytes())?)
 }
 
-/// The fields as they are; `-` for what is not there.
+/// The fields as they are, times to the second; `-` for what is not there.
 pub fn cells<const N: usize>(item: &Value, fields: [&str; N]) -> [String; N] {
-    fields.map(|field| match &item[field] {
+    fields.map(|field| cell(field, &item[field]))
+}
+
+/// A value as a person reads it. The API calls every time `at` or `…At`, or `…since`, and gives it with nanoseconds, which only a program needs.
+pub fn cell(field: &str, value: &Value) -> String {
+    let is_time = field == "at" || field.ends_with("At") || field.to_ascii_lowercase().ends_with("since");
+    match value {
         Value::Null => "-".to_owned(),
+        Value::String(text) if is_time => to_the_second(text),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    })
+    }
+}
+
+fn to_the_second(text: &str) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), |time: Timestamp| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_limit_is_above_zero() {
+        assert_eq!(limit("5000"), Ok(5_000));
+        for wrong in ["0", "-1", "all"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_shown_to_the_second_in_utc() {
+        let item = json!({ "at": "2026-01-31T14:00:00.123456789+02:00", "lastUsedAt": null, "detail": "2026-01-31T12:00:00.5Z", "n": 1 });
+        let row = cells(&item, ["at", "lastUsedAt", "detail", "n"]);
+        assert_eq!(row, ["2026-01-31T12:00:00Z", "-", "2026-01-31T12:00:00.5Z", "1"]);
+        assert_eq!(cell("suspendedSince", &json!("2026-01-31T12:00:00.9Z")), "2026-01-31T12:00:00Z");
+    }
 }

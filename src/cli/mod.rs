@@ -15,7 +15,7 @@ mod table;
 mod token;
 pub mod verify;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -117,6 +117,11 @@ fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(ago).map_err(|_| "is too long ago".to_owned())
 }
 
+/// A length of time as people give it.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write how long, such as 500ms, 30s or 2m".to_owned())
+}
+
 /// Text of others for a terminal: control characters, which could move the cursor or change colours, are made visible.
 fn harmless(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<char>>() } else { vec![c] }).collect()
@@ -139,6 +144,12 @@ mod tests {
         let hour_ago = time("1h").expect("age").as_second();
         assert!((Timestamp::now().as_second() - hour_ago - 3600).abs() <= 1);
         assert!(time("yesterday").is_err());
+    }
+
+    #[test]
+    fn what_is_no_length_of_time_is_told_what_is() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err_and(|right| right.contains("30s")));
     }
 
     #[test]

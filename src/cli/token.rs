@@ -16,6 +16,7 @@ use super::{
 pub enum Command {
     Create(Create),
     List(List),
+    #[command(visible_alias = "remove")]
     Delete(Delete),
 }
 
@@ -71,6 +72,7 @@ pub struct List {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  posthaste token delete tok_0198c1f0a7c87d1bb5d4c3b2a1f0e9d8")]
 pub struct Delete {
+    /// As `list` shows it.
     id: String,
     #[command(flatten)]
     daemon: Daemon,

@@ -174,20 +174,68 @@ async fn endpoints_are_added_listed_enabled_and_removed() {
     let one: Vec<Value> = serde_json::from_str(&output(&daemon, &["endpoint", "list", "--json", "--limit", "1"])).expect("a JSON array");
     assert_eq!(one.len(), 1);
 
-    daemon.ok(Method::POST, "/v1/endpoints/orders/disable", None).await;
+    assert!(output(&daemon, &["endpoint", "disable", "orders"]).contains("disabled orders"));
     assert!(output(&daemon, &["endpoint", "list"]).contains("disabled"));
     assert!(output(&daemon, &["endpoint", "enable", "orders", "--recover"]).contains("enabled orders"));
     assert!(!output(&daemon, &["endpoint", "list"]).contains("disabled"));
 
-    assert!(output(&daemon, &["endpoint", "remove", "orders"]).contains("removed orders"));
+    assert!(output(&daemon, &["endpoint", "delete", "orders"]).contains("removed orders"));
     assert!(!output(&daemon, &["endpoint", "list"]).contains("orders"));
-    assert!(failure(&daemon, &["endpoint", "remove", "orders"]).contains("orders"));
+    for gone in ["get", "remove", "enable", "disable", "rotate", "test"] {
+        let said = failure(&daemon, &["endpoint", gone, "orders"]);
+        assert_eq!(said, "posthaste: there is no endpoint `orders`: `posthaste endpoint list` shows those that there are\n", "{gone}");
+    }
     assert!(failure(&daemon, &["endpoint", "enable", "../tokens"]).contains("../tokens"));
     assert!(failure(&daemon, &["endpoint", "add", "ftp://127.0.0.1/"]).contains("url"), "the field is named");
     let refused = client(&daemon, &["endpoint", "list", "--token", "wrong"]).output().expect("it runs");
     assert!(!refused.status.success() && errors(&refused).contains("--token"), "{}", errors(&refused));
-    let nobody = run(&["endpoint", "list", "--api", "http://127.0.0.1:9", "--token", "x"]);
+    let nobody = run(&["endpoint", "list", "--api", "127.0.0.1:9", "--token", "x"]);
     assert!(!nobody.status.success() && errors(&nobody).contains("posthaste serve"), "{}", errors(&nobody));
+    assert!(errors(&nobody).contains("http://127.0.0.1:9 cannot be reached: Connection refused"), "{}", errors(&nobody));
+    let nonsense = run(&["endpoint", "list", "--api", "ftp://127.0.0.1", "--token", "x"]);
+    assert!(nonsense.status.code() == Some(2) && errors(&nonsense).contains("such as 127.0.0.1:8080"), "{}", errors(&nonsense));
+    let bare = daemon.api.strip_prefix("http://").expect("plain");
+    assert!(output(&daemon, &["endpoint", "list", "--api", bare]).starts_with("ID"), "an address needs no scheme");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_shown_whole_tested_and_given_another_secret() {
+    let healthy = Arc::new(AtomicBool::new(true));
+    let is_healthy = Arc::clone(&healthy);
+    let receiver = Receiver::start(move |_| Answer::Status(if is_healthy.load(Ordering::Relaxed) { 200 } else { 500 })).await;
+    let daemon = Site::new(Backend::Standalone).start().await;
+    output(
+        &daemon,
+        &["endpoint", "add", &receiver.url("/"), "--id", "orders", "--secret", SECRET, "--type", "order.*", "--bearer", "hidden"],
+    );
+
+    let listing = output(&daemon, &["endpoint", "get", "orders"]);
+    for line in ["id               orders", "auth.type        bearer", "types            order.*", "health.state     active"] {
+        assert!(listing.lines().any(|found| found == line), "no {line}: {listing}");
+    }
+    assert!(!listing.contains(SECRET) && !listing.contains("hidden"), "no secret is shown again: {listing}");
+    let created = listing.lines().find(|line| line.starts_with("createdAt")).expect("a time");
+    assert!(created.ends_with('Z') && !created.contains('.'), "to the second: {created}");
+    let whole: Value = serde_json::from_str(&output(&daemon, &["endpoint", "get", "orders", "--json"])).expect("JSON");
+    assert_eq!(whole["url"], receiver.url("/"));
+
+    let told = output(&daemon, &["endpoint", "test", "orders", "--data", "{\"n\":7}"]);
+    assert!(told.starts_with("delivered test_") && told.contains(": answered 200 after "), "{told}");
+    let signatures = |of: usize| receiver.requests()[of].header("webhook-signature").split(' ').count();
+    assert_eq!((&receiver.requests()[0].json()["data"], signatures(0)), (&json!({ "n": 7 }), 1));
+    let rotated = output(&daemon, &["endpoint", "rotate", "orders"]);
+    assert!(rotated.contains("secret  whsec_") && !rotated.contains(SECRET), "{rotated}");
+    output(&daemon, &["endpoint", "test", "orders"]);
+    assert_eq!(signatures(1), 2, "the old secret signs beside the new one");
+    let given = output(&daemon, &["endpoint", "rotate", "orders", "--keep", "0", "--secret", SECRET]);
+    assert!(given.contains(SECRET), "{given}");
+    output(&daemon, &["endpoint", "test", "orders"]);
+    assert_eq!(signatures(2), 1, "none is kept");
+
+    healthy.store(false, Ordering::Relaxed);
+    let said = failure(&daemon, &["endpoint", "test", "orders"]);
+    assert!(said.contains("`orders` did not take test_") && said.contains("500"), "{said}");
     daemon.stop().await;
 }
 
@@ -225,40 +273,103 @@ async fn what_is_sent_is_verified_by_a_listener_and_fails_where_it_is_told_to() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn send_reads_lines_says_where_it_stopped_and_goes_on_from_there() {
+async fn send_names_lines_that_are_no_events_and_sends_the_others() {
     let receiver = Receiver::accepting().await;
     let site = Site::new(Backend::Standalone);
     let daemon = site.start().await;
     daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
     let file = site.directory.path().join("events.ndjson");
     let mut lines: Vec<String> = (0..150).map(|n| event(n, "c", "t").to_string()).collect();
+    lines.insert(20, String::new());
+    lines.insert(70, json!({ "type": "t", "channel": "c", "data": "x".repeat(1_000_000) }).to_string());
+    lines.insert(100, json!({ "type": "t", "channel": "c" }).to_string());
     lines.insert(120, "this is no event".to_owned());
     std::fs::write(&file, lines.join("\n")).expect("written");
     let file = file.to_str().expect("text");
     let said = failure(&daemon, &["send", file, "--batch", "50"]);
-    assert!(said.contains("line 121") && said.contains("120 events are stored"), "{said}");
-    assert!(said.contains(&format!("posthaste send {file} --skip 120")), "how to go on: {said}");
-    receiver.wait_for(120, WITHIN).await;
-
-    output(&daemon, &["send", file, "--skip", "121"]);
+    for line in [
+        &format!("{file}:71: has 1000") as &str,
+        &format!("{file}:101: `data` is missing; write any JSON, such as {{\"n\":1}}"),
+        &format!("{file}:121: is no JSON: expected ident, in column 2"),
+        "150 events stored",
+        "refused 3 of 153 lines, named above; the others are stored",
+    ] {
+        assert!(said.contains(line), "no {line}: {said}");
+    }
     receiver.wait_for(150, WITHIN).await;
+    output(&daemon, &["send", file, "--skip", "152"]);
+    receiver.wait_for(152, WITHIN).await;
+
+    let csv = site.directory.path().join("events.csv");
+    std::fs::write(&csv, "1,order.created\n".repeat(50)).expect("written");
+    let said = failure(&daemon, &["send", csv.to_str().expect("text")]);
+    assert!(said.contains("events.csv:1: is no JSON") && said.contains("no line of 20 could be sent: each must be one event"), "{said}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_for_a_request_is_sent_in_parts() {
+    let receiver = Receiver::accepting().await;
+    let site = Site::new(Backend::Standalone).with("[ingest]\nevents = 3\n");
+    let daemon = site.start().await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+    output(&daemon, &["send", "--type", "t", "--channel", "c", "--count", "20"]);
+    receiver.wait_for(20, WITHIN).await;
+    daemon.stop().await;
+    assert_eq!(receiver.count(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_that_is_interrupted_says_how_to_go_on() {
+    let daemon = Site::new(Backend::Standalone).start().await;
+    let mut child = client(&daemon, &["send"]).stdin(Stdio::piped()).spawn().expect("it starts");
+    let mut input = child.stdin.take().expect("piped");
+    input.write_all(format!("{0}\nnonsense\n{0}\n", json!({ "type": "t", "channel": "c", "data": 1 })).as_bytes()).expect("it reads");
+    daemon.until_metric("posthaste_ingest_events_total{result=\"stored\"", WITHIN, |count| count == 2.0).await;
+    let sent = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill runs");
+    assert!(sent.success());
+    let ended = child.wait_with_output().expect("it ends");
+    drop(input);
+    let said = errors(&ended);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard input:2: is no JSON") && said.contains("2 events stored"), "{said}");
+    // The answer may be on its way still.
+    let knows = said.contains(
+        "2 events are stored, all lines up to 3 are among them or named above; to go on, give the same command again with --skip 3",
+    );
+    assert!(said.contains("interrupted") && (knows || said.contains("lines 1 to 3 may be")), "{said}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_waits_for_a_daemon_that_is_away_and_says_so_and_reads_from_standard_input() {
+    let receiver = Receiver::accepting().await;
+    let daemon = Site::new(Backend::Standalone).start().await;
+    daemon.add_endpoint(json!({ "id": "e", "url": receiver.url("/") })).await;
+
+    let away = run(&["send", "--api", "127.0.0.1:9", "--token", "x", "--type", "t", "--channel", "c", "--patience", "300ms"]);
+    let said = errors(&away);
+    assert!(said.contains("is `posthaste serve` running") && said.contains("trying again for 300ms (--patience)"), "{said}");
+    assert!(away.status.code() == Some(1) && said.contains("nothing is stored") && !said.contains("to go on"), "{said}");
+    let said = failure(&daemon, &["send", "--token", "wrong", "--type", "t", "--channel", "c"]);
+    assert!(said.contains("does not know the token: give another one by --token") && said.contains("nothing is stored"), "{said}");
 
     // From standard input, evenly: 20 events at 50/s take 0.4 s less one batch.
     let mut child = client(&daemon, &["send", "--rate", "50/s"]).stdin(Stdio::piped()).spawn().expect("it starts");
     let begun = Instant::now();
-    let text: String = (150..170).map(|n| format!("{}\n\n", json!({ "type": "t", "channel": "c", "data": n }))).collect();
+    let text: String = (0..20).map(|n| format!("{}\n\n", json!({ "type": "t", "channel": "c", "data": n }))).collect();
     child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
     let sent = child.wait_with_output().expect("it ends");
     assert!(sent.status.success() && errors(&sent).contains("20 events stored"), "{}", errors(&sent));
     assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
-    receiver.wait_for(170, WITHIN).await;
+    receiver.wait_for(20, WITHIN).await;
 
     let said = failure(&daemon, &["send", "--type", "t", "--channel", "c", "--data", "{"]);
     assert!(said.contains("--data"), "{said}");
     let said = failure(&daemon, &["send", "/no/such/file"]);
     assert!(said.contains("/no/such/file"), "{said}");
     daemon.stop().await;
-    assert_eq!(receiver.count(), 170);
+    assert_eq!(receiver.count(), 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,6 +386,14 @@ async fn dead_letters_are_listed_and_redriven() {
 
     let list = output(&daemon, &["dead-letter", "list", "--endpoint", "one", "--since", "1h"]);
     assert_eq!(list.lines().filter(|line| line.contains("exhausted")).count(), 2, "{list}");
+    let letter = daemon.ok(Method::GET, "/v1/dead-letters?endpoint=one&limit=1", None).await["items"][0].take();
+    let row = list.lines().find(|line| line.starts_with(letter["id"].as_str().expect("an id"))).unwrap_or_else(|| panic!("{list}"));
+    for field in ["event", "origin"] {
+        let value = letter[field].as_str().expect("a text");
+        assert!(row.split_whitespace().any(|cell| cell == value), "no {field} {value}: {row}");
+    }
+    let time = row.split_whitespace().nth(1).expect("a time");
+    assert!(time.len() == "2026-01-31T12:00:00Z".len() && time.ends_with('Z'), "to the second, in UTC: {time}");
     let list = |arguments: &[&str]| -> Vec<Value> {
         serde_json::from_str(&output(&daemon, &[&["dead-letter", "list", "--json"], arguments].concat())).expect("a JSON array")
     };
