@@ -245,7 +245,7 @@ impl App {
         let topics = Topics::new(&config.topics);
         ensure_topics(&*log, &topics, &policy, &config, &readiness).await?;
         let group = config.kafka.group.clone();
-        let key = config.registry.load_key(standalone.then_some(&*directory)).map_err(anyhow::Error::msg)?;
+        let key = config.registry.load_key(standalone.then_some(&*directory), &*log, topics.registry()).map_err(anyhow::Error::msg)?;
         // A fleet has one token for all: only a daemon that is alone may make one.
         let (admin_token, token_made) =
             api::AdminToken::load(config.api.admin_token.as_ref(), standalone.then_some(&*directory)).map_err(anyhow::Error::msg)?;

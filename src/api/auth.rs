@@ -50,7 +50,7 @@ impl AdminToken {
                         (`openssl rand -hex 32` makes one; POSTHASTE_API__ADMIN_TOKEN passes it by environment)"
                 .into());
         };
-        let (token, made) = private_file::read_or_make(&directory.join(TOKEN_FILE), new_key)?;
+        let (token, made) = private_file::read_or_make(&directory.join(TOKEN_FILE), || Ok(new_key()))?;
         Ok((AdminToken::new(&token), made))
     }
 }

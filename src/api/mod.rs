@@ -37,6 +37,7 @@ use axum::{
 use serde::Deserialize;
 
 pub use auth::AdminToken;
+pub use native::endpoints::check as check_endpoint;
 
 use self::{error::Problem, jobs::Jobs, rates::Rates, routes::Routes};
 use crate::{

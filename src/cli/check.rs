@@ -9,7 +9,8 @@ use clap::Args;
 
 use crate::config;
 
-/// Check a configuration without starting anything: all problems at once, each with file, line and key. Exit code 2 if there are any.
+/// Check a configuration without starting anything: all problems at once, each with file, line and key. Exit code 2 if there are any. Files that it names
+/// are looked at too, so check it where the daemon runs.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  posthaste check --config posthaste.toml\n  posthaste check --config posthaste.toml --print\n  posthaste check --manual > posthaste.toml"

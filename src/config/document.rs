@@ -30,17 +30,18 @@ pub struct Document<'t> {
     read: DeTable<'t>,
     /// Lines that are no TOML: what was recovered from them is not judged a second time.
     broken: BTreeSet<usize>,
+    /// Beginnings and names of keys whose value could not be read: a check sees their default, and what it says of that is of no use.
+    unread: BTreeSet<(usize, String)>,
     problems: Vec<Problem>,
 }
 
 /// One element of an array of tables, such as `[[endpoint]]`.
-pub struct Element<T> {
+pub struct Element<'t, T> {
     pub value: T,
     /// What problems call it: `endpoint(orders)` by its id, or `endpoint[3]` by its number.
     label: String,
-    /// Place of the element's beginning, and of its keys.
-    node: Range<usize>,
-    keys: Vec<(String, Range<usize>)>,
+    /// As it was read, for the places of its keys.
+    node: Node<'t>,
 }
 
 impl<'t> Document<'t> {
@@ -53,6 +54,7 @@ impl<'t> Document<'t> {
             root: root.into_inner(),
             read: DeTable::new(),
             broken: BTreeSet::new(),
+            unread: BTreeSet::new(),
             problems: Vec::new(),
         };
         for error in errors {
@@ -94,8 +96,13 @@ impl<'t> Document<'t> {
     }
 
     /// Reads a section; what cannot be read is reported and has its default. Then `check` judges the ranges and relations of its keys.
-    pub fn section<T: DeserializeOwned + Default>(&mut self, name: &str, check: impl FnOnce(&T) -> Vec<(&'static str, String)>) -> T {
+    pub fn section<T: DeserializeOwned + Default, K: AsRef<str>>(&mut self, name: &str, check: impl FnOnce(&T) -> Vec<(K, String)>) -> T {
         let value = match self.root.remove_entry(name) {
+            // A list would be taken for the values of the keys, in their order.
+            Some((header, node)) if node.get_ref().as_table().is_none() => {
+                self.report(&header.span(), name.to_owned(), format!("is no table: write [{name}] once, and its keys below it"));
+                T::default()
+            }
             Some((header, node)) => {
                 self.read.insert(header, node.clone());
                 self.read(name, node).unwrap_or_default()
@@ -103,55 +110,59 @@ impl<'t> Document<'t> {
             None => T::default(),
         };
         for (key, problem) in check(&value) {
-            self.report_key(name, key, problem);
+            self.report_key(name, key.as_ref(), problem);
         }
         value
     }
 
-    /// Reports something about a key of a section that was read.
+    /// Reports something about a key of a section, if it could be read.
     pub fn report_key(&mut self, section: &str, key: &str, what: String) {
         let place = match self.read.get_key_value(section) {
             Some((header, node)) => find(node, key).unwrap_or_else(|| header.span()),
             None => usize::MAX..usize::MAX,
         };
-        self.report(&place, format!("{section}.{key}"), what);
+        self.report_read(&place, format!("{section}.{key}"), what);
     }
 
     /// Reads an array of tables, element by element.
-    pub fn elements<T: DeserializeOwned>(&mut self, name: &str) -> Vec<Element<T>> {
+    pub fn elements<T: DeserializeOwned>(&mut self, name: &str) -> Vec<Element<'t, T>> {
         let Some((header, node)) = self.root.remove_entry(name) else { return Vec::new() };
-        let (span, elements) = match node.into_inner() {
-            DeValue::Array(elements) => (header.span(), elements),
-            other => {
-                let what = format!("is a {}: it can be there many times, so write [[{name}]]", other.type_str());
-                self.report(&header.span(), name.to_owned(), what);
+        let span = header.span();
+        let what = format!("is no list of tables: write [[{name}]] for each, and its keys below it");
+        let elements = match node.into_inner() {
+            DeValue::Array(elements) => elements,
+            // Most likely meant as the only one.
+            DeValue::Table(element) => {
+                self.report(&span, name.to_owned(), what);
+                std::iter::once(Spanned::new(span.clone(), DeValue::Table(element))).collect()
+            }
+            _ => {
+                self.report(&span, name.to_owned(), what);
                 return Vec::new();
             }
         };
         let mut read = Vec::new();
         for (index, element) in elements.into_iter().enumerate() {
+            if element.get_ref().as_table().is_none() {
+                self.report(&element.span(), format!("{name}[{index}]"), format!("is no table: write [[{name}]], and its keys below it"));
+                continue;
+            }
             let element = if element.span().is_empty() { Spanned::new(span.clone(), element.into_inner()) } else { element };
-            let keys = match element.get_ref() {
-                DeValue::Table(table) => table.iter().map(|(key, _)| (key.get_ref().to_string(), key.span())).collect(),
-                _ => Vec::new(),
-            };
-            let node = element.span();
             let label = match element.get_ref().get("id").and_then(|id| id.get_ref().as_str()) {
                 Some(id) => format!("{name}({id})"),
                 None => format!("{name}[{index}]"),
             };
-            if let Some(value) = self.read(&label, element) {
-                read.push(Element { value, label, node, keys });
+            if let Some(value) = self.read(&label, element.clone()) {
+                read.push(Element { value, label, node: element });
             }
         }
         read
     }
 
-    /// Reports something about a key of an element.
-    pub fn report_element<T>(&mut self, element: &Element<T>, key: &str, what: String) {
-        let first = key.split(['.', '[']).next().unwrap_or(key);
-        let span = element.keys.iter().find(|(name, _)| name == first).map_or(&element.node, |(_, span)| span).clone();
-        self.report(&span, format!("{}.{key}", element.label), what);
+    /// Reports something about a key of an element, if it could be read.
+    pub fn report_element<T>(&mut self, element: &Element<'t, T>, key: &str, what: String) {
+        let place = find(&element.node, key).unwrap_or_else(|| element.node.span());
+        self.report_read(&place, format!("{}.{key}", element.label), what);
     }
 
     /// Reports every section that nobody has read: there is none of that name.
@@ -192,10 +203,18 @@ impl<'t> Document<'t> {
                 }
                 _ => explain(message),
             };
+            self.unread.insert((span.start, key.clone()));
             self.report(&span, key, what);
             if !cut(&mut node, &path) {
                 return None;
             }
+        }
+    }
+
+    fn report_read(&mut self, span: &Range<usize>, key: String, what: String) {
+        let of_key = (span.start, key);
+        if !self.unread.contains(&of_key) {
+            self.report(span, of_key.1, what);
         }
     }
 
@@ -255,17 +274,16 @@ fn span_of(node: &Node<'_>, path: &[Step]) -> Range<usize> {
     span
 }
 
-/// The place of a key, given as text (`properties.acks`), or of the nearest table above it that is there.
+/// The place of a key, given as text (`delivery`, `auth.token`, `properties.linger.ms`), or of the nearest table above it that is there.
 fn find(node: &Node<'_>, key: &str) -> Option<Range<usize>> {
-    let first = key.split(['.', '[']).next()?;
-    match node.get_ref() {
-        DeValue::Table(table) => {
-            let (name, value) = table.get_key_value(first)?;
-            let rest = key[first.len()..].trim_start_matches('.');
-            Some(if rest.is_empty() { None } else { find(value, rest) }.unwrap_or_else(|| name.span()))
-        }
-        _ => None,
+    let DeValue::Table(table) = node.get_ref() else { return None };
+    // A name may have dots in it.
+    if let Some((name, _)) = table.get_key_value(key) {
+        return Some(name.span());
     }
+    let first = key.split(['.', '[']).next()?;
+    let (name, value) = table.get_key_value(first)?;
+    Some(find(value, key[first.len()..].trim_start_matches('.')).unwrap_or_else(|| name.span()))
 }
 
 fn at<'n, 't>(node: &'n mut Node<'t>, path: &[Step]) -> Option<&'n mut Node<'t>> {
@@ -355,13 +373,22 @@ fn explain(message: &str) -> String {
     if let Some(field) = message.strip_prefix("missing field ") {
         return format!("{field} is missing");
     }
+    let whole = ["u8", "u16", "u32", "u64", "usize"].iter().any(|number| message.ends_with(&format!("expected {number}")));
     let example = match message {
         wrong if wrong.contains("expected a duration") => "; write a number and a unit as text, such as \"5s\", \"250ms\" or \"1h 30m\"",
         wrong if wrong.contains("expected parsable string") => "; write a size with a unit as text, such as \"16KiB\" or \"256MiB\"",
-        wrong if wrong.contains("invalid type: integer") && wrong.contains("expected a string") => "; write it in quotes",
+        wrong if wrong.contains("socket address") => "; write address and port as text, such as \"127.0.0.1:8080\"",
+        wrong if wrong.contains("network address") || wrong.starts_with("invalid IP") => {
+            "; write address and prefix as text, such as \"10.0.0.0/8\" or \"::1/128\""
+        }
+        wrong if wrong.contains(": sequence") || wrong.contains(": map") => "",
+        wrong if wrong.contains("expected a string") || wrong.contains("expected path string") => "; write it in quotes",
         wrong if wrong.contains("expected a sequence") => "; write a list, such as [\"a\", \"b\"]",
         wrong if wrong.contains("expected a boolean") => "; write true or false",
+        wrong if wrong.contains("expected an object") => "; write a table of keys",
+        wrong if wrong.contains("expected f64") => "; write a number",
         wrong if wrong.contains("invalid value: integer") => " (out of range)",
+        _ if whole => "; write a whole number",
         _ => "",
     };
     format!("{message}{example}")

@@ -169,7 +169,7 @@ fn text_of(file: Option<&Path>) -> Result<(String, String), Problems> {
 
 /// As [`load`], from text; `name` is what problems call it.
 pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
-    judge(name, text, environment, |config| [relations::secrets(config), relations::check(config)].concat())
+    judge(name, text, environment, |config| [relations::of_daemon(config), relations::check(config)].concat())
 }
 
 fn judge(
@@ -182,6 +182,9 @@ fn judge(
     let mut document = Document::parse(name, text);
     for (variable, value) in &environment {
         match override_of(variable) {
+            Override::Of(section, _) if [tables::ENDPOINT, tables::TENANT].contains(&&*section) => {
+                document.report_variable(variable, format!("a variable cannot name one of many: write [[{section}]] in the file"))
+            }
             Override::Of(section, key) => document.overlay(variable, &section, &key, value),
             Override::Mistyped(meant) => {
                 document.report_variable(variable, format!("section and key are joined by two underscores; did you mean {meant}?"))
@@ -192,7 +195,7 @@ fn judge(
     let values = document.values();
     let config = read(&mut document);
     for (section, key, problem) in relations(&config) {
-        document.report_key(section, key, problem);
+        document.report_key(section, &key, problem);
     }
     match document.finish(SECTIONS) {
         problems if problems.is_empty() => Ok(Loaded { config, values }),

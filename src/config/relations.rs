@@ -1,4 +1,4 @@
-//! What must fit together over several sections.
+//! What must fit together over several sections, and what only a daemon must have.
 
 use std::net::SocketAddr;
 
@@ -6,13 +6,14 @@ use super::Config;
 use crate::log;
 
 /// Section, key and what is wrong. Each is reported at one of its keys, and names the other.
-pub type Problem = (&'static str, &'static str, String);
+pub type Problem = (&'static str, String, String);
 
+/// Relations between sections.
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut expect = |holds: bool, section, key, problem: &dyn Fn() -> String| {
+    let mut expect = |holds: bool, section, key: &str, problem: &dyn Fn() -> String| {
         if !holds {
-            problems.push((section, key, problem()));
+            problems.push((section, key.to_owned(), problem()));
         }
     };
     expect(config.ingest.event <= config.log.max_record, "ingest", "event", &|| {
@@ -24,8 +25,17 @@ pub fn check(config: &Config) -> Vec<Problem> {
     problems
 }
 
+/// What a daemon must have that whoever only asks it something need not: its secrets, and files that can be used.
+pub fn of_daemon(config: &Config) -> Vec<Problem> {
+    let mut problems = secrets(config);
+    problems.extend(config.log.try_out().into_iter().map(|(key, what)| ("log", key.to_owned(), what)));
+    problems.extend(config.kafka.try_out().into_iter().map(|(key, what)| ("kafka", key, what)));
+    problems.extend(config.delivery.try_out().into_iter().map(|(key, what)| ("delivery", key.to_owned(), what)));
+    problems
+}
+
 /// The secrets that a standalone daemon makes for itself, and that all instances of a fleet must be given.
-pub fn secrets(config: &Config) -> Vec<Problem> {
+fn secrets(config: &Config) -> Vec<Problem> {
     let (key, token) = (&config.registry.key, &config.api.admin_token);
     [
         (key.is_none(), "registry", "key", "key", "openssl rand -base64 32", "POSTHASTE_REGISTRY__KEY"),
@@ -37,7 +47,7 @@ pub fn secrets(config: &Config) -> Vec<Problem> {
         let what = format!(
             "is missing: with log.backend = \"kafka\" all instances need the same {thing}; make one by `{command}` and set {variable}"
         );
-        (section, key, what)
+        (section, key.to_owned(), what)
     })
     .collect()
 }

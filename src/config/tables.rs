@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use super::document::Document;
 use crate::{
+    api::check_endpoint,
     delivery::address::Policy,
     model::{Endpoint, Rate, Timestamp},
     registry::{Tenant, spec::EndpointSpec},
-    routing::filter::Filter,
 };
 
 pub const ENDPOINT: &str = "endpoint";
@@ -21,25 +21,12 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
     let mut ids = HashSet::new();
     let mut endpoints = Vec::new();
     for element in document.elements::<EndpointSpec>(ENDPOINT) {
-        match element.value.clone().check(now) {
-            Ok(endpoint) if !ids.insert(endpoint.id.clone()) => {
-                document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
-            }
-            Ok(endpoint) => {
-                let token_url = element.value.auth.as_ref().and_then(|auth| auth.url.as_deref());
-                let mut refused = policy.check_urls(&element.value.url, token_url);
-                let filter = endpoint.filter.as_deref().and_then(|filter| Filter::compile(filter).err());
-                refused.extend(filter.map(|wrong| wrong.of_field("filter")));
-                if refused.is_empty() {
-                    endpoints.push(endpoint);
-                }
-                refused.into_iter().for_each(|refused| document.report_element(&element, &refused.path, refused.message));
-            }
-            Err(errors) => {
-                for error in errors {
-                    document.report_element(&element, &error.path, error.message);
-                }
-            }
+        if element.value.id.as_ref().is_some_and(|id| !ids.insert(id.clone())) {
+            document.report_element(&element, "id", "this id is there twice: each endpoint needs one of its own".to_owned());
+        }
+        match check_endpoint(element.value.clone(), policy, now) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(errors) => errors.into_iter().for_each(|error| document.report_element(&element, &error.path, error.message)),
         }
     }
     endpoints
@@ -49,6 +36,7 @@ pub fn endpoints(document: &mut Document, policy: &Policy) -> Vec<Endpoint> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TenantTable {
+    #[serde(default)]
     id: String,
     #[serde(default)]
     account_roles: Vec<String>,
@@ -68,9 +56,9 @@ pub fn tenants(document: &mut Document) -> Vec<Tenant> {
     for element in document.elements::<TenantTable>(TENANT) {
         let table = &element.value;
         if table.id.is_empty() {
-            document.report_element(&element, "id", "is empty: it is the tenant that events and endpoints name".to_owned());
+            document.report_element(&element, "id", "is required: it is what events and endpoints name as their tenant".to_owned());
         }
-        if !ids.insert(table.id.clone()) {
+        if !table.id.is_empty() && !ids.insert(table.id.clone()) {
             document.report_element(&element, "id", "this tenant is there twice".to_owned());
         }
         if !(1..=HEAVIEST).contains(&table.weight) {

@@ -8,6 +8,14 @@ use super::*;
 
 mod endpoints;
 
+/// Every problem begins as expected, and there is no other.
+fn assert_begin(found: &[String], expected: &[&str]) {
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, begin) in found.iter().zip(expected) {
+        assert!(found.starts_with(begin), "{found}\n{begin}");
+    }
+}
+
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     match parse("test.toml", text, environment) {
@@ -177,10 +185,165 @@ weight = 0
         "test.toml:19: endpoint[3].id: is required",
         "test.toml:25: tenant(t).weight: is 0",
     ];
-    assert_eq!(found.len(), begins.len(), "{found:#?}");
-    for (found, begin) in found.iter().zip(begins) {
-        assert!(found.starts_with(begin), "{found}\n{begin}");
+    assert_begin(&found, &begins);
+}
+
+#[test]
+fn no_problem_of_an_endpoint_or_a_tenant_hides_another() {
+    let text = r#"
+[delivery]
+connect_timeout = 5
+
+[[endpoint]]
+id = "a"
+url = "http://10.0.0.1/"
+format = "xml"
+signing = "none"
+filter = "1 +"
+[endpoint.auth]
+type = "oauth2"
+url = "http://10.0.0.1/token"
+clientId = "us"
+clientSecret = 7
+
+[[endpoint]]
+id = "a"
+url = "http://127.0.0.1/"
+concurency = 3
+signing = "none"
+
+[[endpoint]]
+id = "a"
+url = 7
+signing = "none"
+[endpoint.headers]
+x-own = "fine"
+content-length = "7"
+
+[[tenant]]
+weight = 0
+"#;
+    let begins = [
+        "test.toml:3: delivery.connect_timeout: ",
+        "test.toml:7: endpoint(a).url: 10.0.0.1 is refused",
+        "test.toml:8: endpoint(a).format: ",
+        "test.toml:10: endpoint(a).filter: is wrong at line 1",
+        "test.toml:13: endpoint(a).auth.url: 10.0.0.1 is refused",
+        // It is there, so nobody is told that it is required.
+        "test.toml:15: endpoint(a).auth.clientSecret: invalid type",
+        "test.toml:18: endpoint(a).id: this id is there twice",
+        "test.toml:19: endpoint(a).url: 127.0.0.1 is refused",
+        "test.toml:20: endpoint(a).concurency: unknown key",
+        "test.toml:24: endpoint(a).id: this id is there twice",
+        "test.toml:25: endpoint(a).url: invalid type",
+        "test.toml:29: endpoint(a).headers.content-length: ",
+        "test.toml:31: tenant[0].id: is required",
+        "test.toml:32: tenant[0].weight: is 0",
+    ];
+    assert_begin(&problems(text, &[]), &begins);
+}
+
+#[test]
+fn what_is_no_table_is_told_how_it_is_written() {
+    let text = "api = 3\nlogging = [\"info\", \"text\"]\ntenant = [\"x\"]\n[endpoint]\nid = \"a b\"\nurl = \"https://example.com\"\nsigning = \"none\"\n";
+    let found = problems(text, &[("POSTHASTE_TENANT__ID", "x")]);
+    let begins = [
+        "test.toml:1: api: is no table: write [api] once",
+        "test.toml:2: logging: is no table: write [logging] once",
+        "test.toml:3: tenant[0]: is no table: write [[tenant]]",
+        "test.toml:4: endpoint: is no list of tables: write [[endpoint]]",
+        "test.toml:5: endpoint(a b).id: `a b` is no id",
+        "POSTHASTE_TENANT__ID: a variable cannot name one of many: write [[tenant]] in the file",
+    ];
+    assert_begin(&found, &begins);
+}
+
+#[test]
+fn a_mistake_of_type_is_told_with_what_would_be_right() {
+    let text = r#"
+[admin]
+listen = "localhost"
+[log]
+data_directory = 7
+partitions = "many"
+[scheduler]
+degraded_share = "half"
+[delivery]
+allow_networks = ["ten"]
+[[endpoint]]
+id = "a"
+url = "https://example.com/"
+secret = 7
+auth = "bearer"
+"#;
+    let found = problems(text, &[]);
+    let right = [
+        "such as \"127.0.0.1:8080\"",
+        "write it in quotes",
+        "write a whole number",
+        "write a number",
+        "such as \"10.0.0.0/8\"",
+        "must be a secret, or a list of secrets",
+        "write a table",
+    ];
+    assert_eq!(found.len(), right.len(), "{found:#?}");
+    for (found, right) in found.iter().zip(right) {
+        assert!(found.contains(right), "{found}\n{right}");
     }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_problems_of_the_daemon_alone() {
+    let empty = tempfile::NamedTempFile::new().expect("a file");
+    let path = empty.path().display();
+    let text = format!("[log]\ndata_directory = \"{path}/data\"\n[delivery]\nca_file = \"{path}\"\n");
+    let expected = [
+        format!("test.toml:2: log.data_directory: {path} is no directory"),
+        format!("test.toml:4: delivery.ca_file: {path}: holds no certificate"),
+    ];
+    assert_begin(&problems(&text, &[]), &expected.each_ref().map(String::as_str));
+    let missing = problems("", &[("POSTHASTE_DELIVERY__CA_FILE", "/nowhere/ca.pem")]);
+    assert_begin(&missing, &["POSTHASTE_DELIVERY__CA_FILE: delivery.ca_file: /nowhere/ca.pem: cannot be read as PEM"]);
+
+    let made = rcgen::generate_simple_self_signed(["here".to_owned()]).expect("made").cert.pem();
+    std::fs::write(empty.path(), made).expect("written");
+    assert_eq!(problems(&format!("[delivery]\nca_file = \"{path}\"\n"), &[]), Vec::<String>::new());
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "[delivery]\nca_file = \"/nowhere/ca.pem\"\n").expect("written");
+    assert!(load(Some(file.path()), []).is_err());
+    load_for_client(Some(file.path()), []).unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+#[test]
+fn properties_of_librdkafka_are_problems_with_their_own_lines() {
+    let text = r#"
+[kafka.properties]
+"client.rack" = "a"
+"linger.ms" = "soon"
+"no.such.thing" = 1
+"security.protocol" = "tls"
+acks = 1
+sasl.mechanims = "PLAIN"
+ssl = ["x"]
+"#;
+    let begins = [
+        "test.toml:4: kafka.properties.linger.ms: librdkafka: ",
+        "test.toml:5: kafka.properties.no.such.thing: librdkafka has no property of this name",
+        "test.toml:6: kafka.properties.security.protocol: `tls` is none of plaintext, ssl, ",
+        "test.toml:7: kafka.properties.acks: cannot be set: ",
+        "test.toml:8: kafka.properties.sasl.mechanims: librdkafka has no property of this name",
+        "test.toml:9: kafka.properties.ssl: must be text, a number, true or false",
+    ];
+    assert_begin(&problems(text, &[]), &begins);
+
+    let together =
+        "[kafka.properties]\n\"sasl.mechanism\" = \"PLAIN\"\n\"security.protocol\" = \"sasl_plaintext\"\n\"fetch.max.bytes\" = 1000\n";
+    let begins = [
+        "test.toml:1: kafka.properties: librdkafka: sasl.username and sasl.password must be set",
+        "test.toml:4: kafka.properties.fetch.max.bytes: librdkafka: ",
+    ];
+    assert_begin(&problems(together, &[]), &begins);
 }
 
 #[test]
@@ -219,10 +382,7 @@ event = "2MiB"
         "POSTHASTE_HEALTH__DEGRADED_AT: health.degraded_at: ",
         "POSTHASTE_HEALTH__INACTIVE_AT: health.inactive_at: ",
     ];
-    assert_eq!(found.len(), expected.len(), "{found:#?}");
-    for (found, begin) in found.iter().zip(expected) {
-        assert!(found.starts_with(begin), "{found}\n{begin}");
-    }
+    assert_begin(&found, &expected);
 }
 
 #[test]

@@ -127,6 +127,12 @@ impl Config {
         }
         wrong
     }
+
+    /// What is wrong with the file that it names, by key.
+    pub fn try_out(&self) -> Vec<(&'static str, String)> {
+        let wrong = self.ca_file.as_deref().and_then(|path| client::tls::authorities(path).err());
+        wrong.map(|wrong| ("ca_file", format!("{wrong}; name a PEM file of certificates"))).into_iter().collect()
+    }
 }
 
 /// A URL that may hold a password, which is not printed.

@@ -137,6 +137,15 @@ impl Config {
         }
         problems
     }
+
+    /// What is in the way of the data directory, by key.
+    pub fn try_out(&self) -> Vec<(&'static str, String)> {
+        let there = self.data_directory.ancestors().find(|path| path.exists());
+        match there.filter(|there| self.backend == Backend::Sqlite && !there.is_dir()) {
+            Some(file) => vec![("data_directory", format!("{} is no directory: name one, or one that can be made", file.display()))],
+            None => Vec::new(),
+        }
+    }
 }
 
 /// A record as it lies in the log.

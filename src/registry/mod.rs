@@ -85,9 +85,13 @@ impl Config {
         text.and_then(|text| Key::parse(text).err()).map(|wrong| ("key", wrong)).into_iter().collect()
     }
 
-    /// The configured key, or the one of the data directory. See [`Key::load`].
-    pub fn load_key(&self, data_directory: Option<&Path>) -> Result<Key, String> {
-        Key::load(self.key.as_ref(), data_directory)
+    /// The configured key, or the one of the data directory. See [`Key::load`]. Blocking.
+    pub fn load_key(&self, data_directory: Option<&Path>, log: &dyn Log, topic: &Arc<str>) -> Result<Key, String> {
+        let is_new = || {
+            let mut reader = log.reader(TopicPartition { topic: Arc::clone(topic), partition: PARTITION }, ReadFrom::Earliest)?;
+            Ok(reader.next() >= reader.end()?)
+        };
+        Key::load(self.key.as_ref(), data_directory, is_new)
     }
 }
 

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 /// The files hold some dozens of bytes; what is longer is something else.
 const LIMIT: u64 = 1024;
 
-/// The text of the file, without white space around it, and whether it was made now (by `make`) because it was not there.
-pub fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> Result<(Zeroizing<String>, bool), String> {
+/// The text of the file, without white space around it, and whether it was made now (by `make`, which may refuse to) because it was not there.
+pub fn read_or_make(path: &Path, make: impl FnOnce() -> Result<Zeroizing<String>, String>) -> Result<(Zeroizing<String>, bool), String> {
     match File::open(path) {
         Ok(file) => {
             let mut text = Zeroizing::new(String::new());
@@ -21,7 +21,7 @@ pub fn read_or_make(path: &Path, make: impl FnOnce() -> Zeroizing<String>) -> Re
             Ok((Zeroizing::new(text.trim().to_owned()), false))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let text = make();
+            let text = make()?;
             write(path, &text).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
             Ok((text, true))
         }

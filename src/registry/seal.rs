@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::private_file;
-use crate::model::Secret;
+use crate::{log::LogError, model::Secret};
 
 /// The name of the key file that a daemon without `registry.key` makes in its data directory.
 pub const KEY_FILE: &str = "registry.key";
@@ -63,9 +63,14 @@ impl Key {
         Ok(Key::from_bytes(bytes.as_slice().try_into().map_err(|_| wrong())?))
     }
 
-    /// The configured key, or else the key file of the data directory, which is made (mode 0600) if it is not there. A daemon without
+    /// The configured key, or else the key file of the data directory, which is made (mode 0600) if it is not there and nothing is sealed yet (`is_new`):
+    /// a registry that was made with another key does not open with a new one, whose file would only be in the way. A daemon without
     /// a data directory needs the key in its configuration, because all instances share it.
-    pub fn load(configured: Option<&Secret>, data_directory: Option<&Path>) -> Result<Key, String> {
+    pub fn load(
+        configured: Option<&Secret>,
+        data_directory: Option<&Path>,
+        is_new: impl FnOnce() -> Result<bool, LogError>,
+    ) -> Result<Key, String> {
         if let Some(secret) = configured {
             let text = secret.expose_str().ok_or("`registry.key` is no text")?;
             return Key::parse(text).map_err(|wrong| format!("`registry.key` {wrong}"));
@@ -77,14 +82,23 @@ impl Key {
         };
         let path = directory.join(KEY_FILE);
         let (text, made) = private_file::read_or_make(&path, || {
+            if !is_new().map_err(|error| error.to_string())? {
+                return Err(format!(
+                    "the registry was made with a key that is not here: put its file back as {}, or set POSTHASTE_REGISTRY__KEY",
+                    path.display()
+                ));
+            }
             let mut bytes = Zeroizing::new([0; KEY_BYTES]);
             fill_random(bytes.as_mut_slice());
-            Zeroizing::new(STANDARD.encode(bytes.as_slice()))
+            Ok(Zeroizing::new(STANDARD.encode(bytes.as_slice())))
         })?;
         if made {
             tracing::info!(path = %path.display(), "made a key for sealed secrets");
         }
-        Key::parse(&text).map_err(|wrong| format!("the key file {} {wrong}", path.display()))
+        // Not the advice of `parse`: with a new key the registry would not open.
+        let wrong =
+            || format!("the key file {} is no base64 of 32 bytes: put back the one that the registry was made with", path.display());
+        Key::parse(&text).map_err(|_| wrong())
     }
 
     /// Names the key without telling it.
@@ -140,6 +154,10 @@ mod tests {
         Key::from_bytes(&[byte; KEY_BYTES])
     }
 
+    fn new() -> Result<bool, LogError> {
+        Ok(true)
+    }
+
     #[test]
     fn what_is_sealed_opens_with_its_key_under_its_record_and_nowhere_else() {
         let sealed = key(1).seal("endpoint/a", b"secret");
@@ -161,21 +179,31 @@ mod tests {
     #[test]
     fn the_key_file_is_made_once_and_only_its_owner_may_read_it() {
         let directory = tempfile::tempdir().expect("a directory");
-        let made = Key::load(None, Some(directory.path())).expect("made");
+        let made = Key::load(None, Some(directory.path()), new).expect("made");
         let path = directory.path().join(KEY_FILE);
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(Key::load(None, Some(directory.path())).expect("read").id(), made.id());
+        assert_eq!(Key::load(None, Some(directory.path()), new).expect("read").id(), made.id());
         std::fs::write(&path, "short").expect("written");
-        assert!(Key::load(None, Some(directory.path())).is_err_and(|error| error.contains("registry.key")));
+        assert!(Key::load(None, Some(directory.path()), new).is_err_and(|error| error.contains("registry.key")));
+    }
+
+    #[test]
+    fn no_key_is_made_for_a_registry_that_has_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = Key::load(None, Some(directory.path()), || Ok(false)).err().expect("refused");
+        assert!(error.contains(KEY_FILE) && error.contains("POSTHASTE_REGISTRY__KEY"), "{error}");
+        let unreadable = Key::load(None, Some(directory.path()), || Err(LogError::Unavailable("away".into())));
+        assert!(unreadable.is_err_and(|error| error.contains("away")));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("there").count(), 0);
     }
 
     #[test]
     fn a_configured_key_must_be_32_bytes() {
         let good = STANDARD.encode([7; KEY_BYTES]);
-        assert_eq!(Key::load(Some(&Secret::new(good)), None).expect("good").id(), key(7).id());
+        assert_eq!(Key::load(Some(&Secret::new(good)), None, new).expect("good").id(), key(7).id());
         for wrong in ["", "x", "AAAA"] {
-            assert!(Key::load(Some(&Secret::new(wrong)), None).is_err_and(|error| error.contains("`registry.key`")), "{wrong}");
+            assert!(Key::load(Some(&Secret::new(wrong)), None, new).is_err_and(|error| error.contains("`registry.key`")), "{wrong}");
         }
-        assert!(Key::load(None, None).is_err_and(|error| error.contains("missing")));
+        assert!(Key::load(None, None, new).is_err_and(|error| error.contains("missing")));
     }
 }

@@ -98,7 +98,7 @@ pub struct EndpointSpec {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "a secret, or a list of secrets, as text")]
+#[serde(untagged, expecting = "must be a secret, or a list of secrets, as text")]
 pub enum Secrets {
     One(SecretText),
     Several(Vec<SecretText>),
@@ -122,7 +122,7 @@ impl Secrets {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "`standard`, `zenvia`, `none`, or a list of delays such as [\"30s\", \"5m\"]")]
+#[serde(untagged, expecting = "must be `standard`, `zenvia`, `none`, or a list of delays such as [\"30s\", \"5m\"]")]
 pub enum RetrySpec {
     Preset(String),
     Delays(Vec<String>),

@@ -164,6 +164,17 @@ async fn a_data_directory_in_use_a_port_in_use_and_a_wrong_key_end_with_one_line
     assert!(!status.success());
     assert!(fourth.log_text().contains("registry.key"), "{}", fourth.log_text());
     assert!(!fourth.log_text().contains("panicked"), "{}", fourth.log_text());
+
+    // Without the key that it was made with, no other one is made: it would open nothing, and be in the way of the one that does.
+    let file = site.directory.path().join("without-key.toml");
+    let without: String = site.config().lines().filter(|line| !line.starts_with("key = ")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&file, without).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_posthaste")).arg("serve").arg("--config").arg(&file).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let key = site.directory.path().join("data").join("registry.key");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("put its file back as {}", key.display())), "{text}");
+    assert!(!key.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

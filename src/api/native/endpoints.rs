@@ -26,8 +26,9 @@ use crate::{
         error::Problem,
         input::{Document, Id, Params, limit},
     },
+    delivery::address::Policy,
     log::record::{encode_delivery, name_field, unplaced},
-    model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, token::Role},
+    model::{Delivery, Endpoint, Event, FieldError, Observation, Priority, Purpose, Secret, Signing, Status, Text, Timestamp, token::Role},
     registry::{
         Draft, Entry, WriteError,
         spec::{EndpointSpec, SecretText, new_secret},
@@ -365,18 +366,24 @@ fn why_not_served(entry: &Entry) -> &'static str {
     if entry.endpoint.status == Status::Disabled { "disabled" } else { "suspended because of its health" }
 }
 
-/// All checks: those of the document, and whether the addresses may be delivered to.
+/// All checks, as [`check`] makes them.
 pub fn checked(spec: EndpointSpec, shared: &Shared) -> Result<Endpoint, Problem> {
-    let mut refused = shared.addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
+    check(spec, &shared.addresses, shared.clock.now()).map_err(Problem::invalid)
+}
+
+/// All that is wrong with an endpoint that a person hands in, by whichever door: of the document itself, whether its addresses may be delivered to, and
+/// whether its filter can be read.
+pub fn check(spec: EndpointSpec, addresses: &Policy, now: Timestamp) -> Result<Endpoint, Vec<FieldError>> {
+    let mut refused = addresses.check_urls(&spec.url, spec.auth.as_ref().and_then(|auth| auth.url.as_deref()));
     refused.extend(spec.filter.as_deref().and_then(|filter| Filter::compile(filter).err()).map(|wrong| wrong.of_field("filter")));
-    match spec.check(shared.clock.now()) {
+    match spec.check(now) {
         Ok(endpoint) if refused.is_empty() => Ok(endpoint),
-        Ok(_) => Err(Problem::invalid(refused)),
+        Ok(_) => Err(refused),
         Err(mut errors) => {
             // Of one field the document's own checks say enough.
             refused.retain(|error| errors.iter().all(|known| known.path != error.path));
             errors.extend(refused);
-            Err(Problem::invalid(errors))
+            Err(errors)
         }
     }
 }

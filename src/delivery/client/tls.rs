@@ -34,16 +34,8 @@ impl Tls {
             tracing::warn!(errors = ?system.errors, "no trusted certificates on this system: https endpoints will fail; install ca-certificates or set delivery.ca_file");
         }
         if let Some(path) = ca_file {
-            let wrong = |problem: String| format!("delivery.ca_file {}: {problem}", path.display());
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| wrong(format!("cannot be read as PEM: {error}")))?;
-            if certificates.is_empty() {
-                return Err(wrong("holds no certificate".to_owned()));
-            }
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| wrong(format!("holds a certificate that cannot be trusted: {error}")))?;
-            }
+            let authorities = authorities(path).map_err(|problem| format!("`delivery.ca_file` {problem}"))?;
+            roots.roots.extend(authorities.roots);
         }
         let roots = Arc::new(roots);
         let plain = Arc::new(config(Arc::clone(&roots), None, http2)?);
@@ -71,6 +63,22 @@ impl Tls {
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(Arc::new(config))
     }
+}
+
+/// The certificates of a PEM file; there is at least one. Errors name the file and what is wrong with it.
+pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
+    let wrong = |problem: String| format!("{}: {problem}", path.display());
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong(format!("cannot be read as PEM: {error}")))?;
+    if certificates.is_empty() {
+        return Err(wrong("holds no certificate".to_owned()));
+    }
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates {
+        authorities.add(certificate).map_err(|error| wrong(format!("holds a certificate that cannot be trusted: {error}")))?;
+    }
+    Ok(authorities)
 }
 
 fn config(roots: Arc<RootCertStore>, ours: Option<SingleCertAndKey>, http2: bool) -> Result<ClientConfig, String> {

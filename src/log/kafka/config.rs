@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use rdkafka::{
+    ClientConfig,
+    client::{Client, DefaultClientContext},
+    config::RDKafkaLogLevel,
+    error::KafkaError,
+    types::{RDKafkaConfRes, RDKafkaType},
+};
 use serde::{Deserialize, Deserializer};
 
 use crate::log::{LogError, Start};
@@ -40,7 +46,8 @@ impl Default for Config {
     }
 }
 
-/// `[kafka.properties]`; numbers and booleans are taken as well as text. It prints secrets masked.
+/// `[kafka.properties]`; numbers and booleans are taken as well as text, and `sasl.username` without quotes, which is a table in TOML, as the name that it
+/// was meant to be. It prints secrets masked.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Properties(pub BTreeMap<String, String>);
 
@@ -60,28 +67,44 @@ impl fmt::Debug for Properties {
 impl<'de> Deserialize<'de> for Properties {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Properties, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "must be text, a number, true or false")]
         enum Value {
             Flag(bool),
             Whole(i64),
             Fraction(f64),
             Text(String),
+            Below(BTreeMap<String, Value>),
         }
-        let values = BTreeMap::<String, Value>::deserialize(from)?;
-        Ok(Properties(
-            values
-                .into_iter()
-                .map(|(name, value)| {
-                    let text = match value {
-                        Value::Flag(flag) => flag.to_string(),
-                        Value::Whole(number) => number.to_string(),
-                        Value::Fraction(number) => number.to_string(),
-                        Value::Text(text) => text,
-                    };
-                    (name, text)
-                })
-                .collect(),
-        ))
+
+        fn flatten<E: serde::de::Error>(
+            values: BTreeMap<String, Value>,
+            above: &str,
+            flat: &mut BTreeMap<String, String>,
+        ) -> Result<(), E> {
+            for (name, value) in values {
+                let name = format!("{above}{name}");
+                let text = match value {
+                    Value::Flag(flag) => flag.to_string(),
+                    Value::Whole(number) => number.to_string(),
+                    Value::Fraction(number) => number.to_string(),
+                    Value::Text(text) => text,
+                    Value::Below(values) => {
+                        flatten(values, &format!("{name}."), flat)?;
+                        continue;
+                    }
+                };
+                // Else it would be chance which one wins: the environment's need not be the one without quotes.
+                if flat.contains_key(&name) {
+                    return Err(E::custom(format!("`{name}` is there twice: write it with quotes in both places, or in neither")));
+                }
+                flat.insert(name, text);
+            }
+            Ok(())
+        }
+
+        let mut flat = BTreeMap::new();
+        flatten(BTreeMap::deserialize(from)?, "", &mut flat)?;
+        Ok(Properties(flat))
     }
 }
 
@@ -122,7 +145,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
 
 /// Largest record (bytes) a producer takes; what a topic takes is the broker's to say.
 const MESSAGE_MAX: u64 = 32 << 20;
-/// Most KiB of records that wait in the producer.
+/// The property that says how many KiB of records wait in the producer at most, and its value.
+const QUEUE_MAX: &str = "queue.buffering.max.kbytes";
 const QUEUE_MAX_KIB: u64 = 64 << 10;
 /// The largest batch (bytes) of the producer: topics take batches of 1 MiB by default, and one with a lower limit should take ours too.
 pub(super) const BATCH_SIZE: usize = 256 << 10;
@@ -172,57 +196,98 @@ const TLS: bool = cfg!(feature = "kafka-tls");
 /// How long a request for metadata or offsets may take.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The key of a property in the section.
+fn property(name: &str) -> String {
+    format!("properties.{name}")
+}
+
+/// Whether only OpenSSL can serve a property: librdkafka has TLS, SCRAM and OAuth from it.
+fn needs_tls(name: &str, value: &str) -> bool {
+    match name {
+        "security.protocol" => ["ssl", "sasl_ssl"].iter().any(|protocol| value.eq_ignore_ascii_case(protocol)),
+        "sasl.mechanism" | "sasl.mechanisms" => {
+            let value = value.to_ascii_uppercase();
+            value.starts_with("SCRAM-") || value == "OAUTHBEARER"
+        }
+        name => name.starts_with("ssl."),
+    }
+}
+
 impl Config {
     /// Problems with the values: key and text.
-    pub fn check(&self) -> Vec<(&'static str, String)> {
+    pub fn check(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();
         if self.brokers.split(',').any(|broker| broker.trim().is_empty()) {
-            problems.push(("brokers", "names no broker: write host:port, several separated by commas".to_owned()));
+            problems.push(("brokers".to_owned(), "names no broker: write host:port, several separated by commas".to_owned()));
         }
         if self.group.is_empty() {
-            problems.push(("group", "is empty: instances that share the work need one name".to_owned()));
+            problems.push(("group".to_owned(), "is empty: instances that share the work need one name".to_owned()));
         }
         if self.instance.as_ref().is_some_and(String::is_empty) {
-            problems.push(("instance", "is empty: leave it out, or give each instance a name of its own that it keeps".to_owned()));
+            problems
+                .push(("instance".to_owned(), "is empty: leave it out, or give each instance a name of its own that it keeps".to_owned()));
         }
-        for (name, reason) in FORBIDDEN {
-            if self.properties.0.contains_key(*name) {
-                problems.push(("properties", format!("`{name}` cannot be set: {reason}")));
-            }
-        }
-        if let Some(needs) = self.needs_tls().filter(|_| !TLS) {
-            problems.push(("properties", format!("`{needs}` is not in this build: build with `--features kafka-tls`")));
-        }
+        let wrong = self.properties.0.iter().filter_map(|(name, value)| Some((property(name), self.judge(name, value)?)));
+        problems.extend(wrong);
         // A record larger than the queue would wait for room for ever.
-        let (record, queue) = (self.number("message.max.bytes", MESSAGE_MAX), self.number("queue.buffering.max.kbytes", QUEUE_MAX_KIB));
+        let (record, queue) = (self.number("message.max.bytes", MESSAGE_MAX), self.number(QUEUE_MAX, QUEUE_MAX_KIB));
         if queue.saturating_mul(1024) <= record {
-            problems.push((
-                "properties",
-                format!("`queue.buffering.max.kbytes` ({queue} KiB) must be above `message.max.bytes` ({record} bytes)"),
-            ));
-        }
-        if problems.is_empty() {
-            for config in [self.producer(), self.consumer(&self.group, None)] {
-                if let Err(wrong) = config.create_native_config() {
-                    problems.push(("properties", self.scrub(&wrong.to_string())));
-                }
-            }
-            problems.dedup();
+            let key = if self.properties.0.contains_key(QUEUE_MAX) { QUEUE_MAX } else { "message.max.bytes" };
+            problems.push((property(key), format!("`{QUEUE_MAX}` ({queue} KiB) must be above `message.max.bytes` ({record} bytes)")));
         }
         problems
     }
 
-    /// The first property that only OpenSSL can serve: librdkafka has TLS, SCRAM and OAuth from it.
-    fn needs_tls(&self) -> Option<String> {
-        let given = self.properties.0.iter().find(|(name, value)| match name.as_str() {
-            "security.protocol" => ["ssl", "sasl_ssl"].iter().any(|protocol| value.eq_ignore_ascii_case(protocol)),
-            "sasl.mechanism" | "sasl.mechanisms" => {
-                let value = value.to_ascii_uppercase();
-                value.starts_with("SCRAM-") || value == "OAUTHBEARER"
+    /// What is wrong with the properties as a whole or with the files that they name, as [`Config::check`]: librdkafka says it of the clients that it is to
+    /// make. They know no broker, so they connect to nobody.
+    pub fn try_out(&self) -> Vec<(String, String)> {
+        let kinds = [(RDKafkaType::RD_KAFKA_PRODUCER, self.producer()), (RDKafkaType::RD_KAFKA_CONSUMER, self.consumer(&self.group, None))];
+        // Of our defaults we know that they are right. A client without a property that is wrong by itself would complain of its absence.
+        if self.properties.0.is_empty() || self.check().iter().any(|(key, _)| key.starts_with("properties")) {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        for (kind, mut config) in kinds {
+            let native = config.remove("bootstrap.servers").create_native_config();
+            let client = native.and_then(|native| Client::new(&config, native, kind, DefaultClientContext));
+            problems.extend(client.err().map(|wrong| self.told(&wrong)));
+        }
+        problems.dedup();
+        problems
+    }
+
+    /// What is wrong with one property, whatever the others are.
+    fn judge(&self, name: &str, value: &str) -> Option<String> {
+        if let Some((_, reason)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+            return Some(format!("cannot be set: {reason}"));
+        }
+        if !TLS && needs_tls(name, value) {
+            let what = if name.starts_with("ssl.") { String::new() } else { format!("`{value}` ") };
+            return Some(format!("{what}is not in this build: build with `--features kafka-tls`"));
+        }
+        match ClientConfig::new().set(name, value).create_native_config() {
+            Ok(_) => None,
+            Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+                Some("librdkafka has no property of this name: its CONFIGURATION.md lists them all".to_owned())
             }
-            name => name.starts_with("ssl."),
-        });
-        given.map(|(name, value)| if name.starts_with("ssl.") { name.clone() } else { format!("{name} = {value}") })
+            Err(_) if name == "security.protocol" => Some(format!("`{value}` is none of plaintext, ssl, sasl_plaintext, sasl_ssl")),
+            Err(wrong) => Some(self.told(&wrong).1),
+        }
+    }
+
+    /// The words of librdkafka, with the key of the property that they name, or whose value they end with.
+    fn told(&self, wrong: &KafkaError) -> (String, String) {
+        let words = match wrong {
+            KafkaError::ClientConfig(_, words, ..) | KafkaError::ClientCreation(words) => words.trim().to_owned(),
+            other => other.to_string(),
+        };
+        let is_meant = |name: &str, value: &str| words.contains(name) || words.ends_with(&format!(": {value}"));
+        let meant =
+            self.properties.0.iter().filter(|(name, value)| is_meant(name, value)).map(|(name, _)| name).max_by_key(|name| name.len());
+        (
+            meant.map_or("properties".to_owned(), |name| property(name)),
+            format!("librdkafka: {} (see its CONFIGURATION.md)", self.scrub(&words)),
+        )
     }
 
     fn number(&self, name: &str, default: u64) -> u64 {
@@ -242,9 +307,7 @@ impl Config {
 
     pub(super) fn producer(&self) -> ClientConfig {
         let mut client = self.client(&[COMMON, PRODUCER]);
-        for (name, value) in
-            [("message.max.bytes", MESSAGE_MAX), ("queue.buffering.max.kbytes", QUEUE_MAX_KIB), ("batch.size", BATCH_SIZE as u64)]
-        {
+        for (name, value) in [("message.max.bytes", MESSAGE_MAX), (QUEUE_MAX, QUEUE_MAX_KIB), ("batch.size", BATCH_SIZE as u64)] {
             if !self.properties.0.contains_key(name) {
                 client.set(name, value.to_string());
             }
@@ -296,8 +359,9 @@ impl Config {
     }
 
     /// The error of a client that could not be made.
-    pub(super) fn refused(&self, wrong: &rdkafka::error::KafkaError) -> LogError {
-        LogError::Fatal(format!("kafka: {}; see kafka.properties", self.scrub(&wrong.to_string())))
+    pub(super) fn refused(&self, wrong: &KafkaError) -> LogError {
+        let (key, words) = self.told(wrong);
+        LogError::Fatal(format!("kafka.{key}: {words}"))
     }
 }
 
@@ -321,7 +385,7 @@ mod tests {
             let config = Config { properties: Properties([(name.to_string(), "1".to_owned())].into()), ..Config::default() };
             let problems = config.check();
             assert_eq!(problems.len(), 1, "{name}: {problems:?}");
-            assert!(problems[0].1.contains(name) && problems[0].1.contains(reason), "{problems:?}");
+            assert!(problems[0].0 == property(name) && problems[0].1.contains(reason), "{problems:?}");
         }
     }
 
@@ -331,32 +395,57 @@ mod tests {
         assert_eq!(config.check(), []);
         assert_eq!(config.producer().get("linger.ms"), Some("3"));
 
-        for wrong in ["\"no.such.thing\" = 1", "\"linger.ms\" = \"soon\"", "\"queue.buffering.max.kbytes\" = 1024"] {
-            let config = parse(&format!("[properties]\n{wrong}")).unwrap();
-            let problems = config.check();
-            assert_eq!(problems.len(), 1, "{wrong}: {problems:?}");
-            assert_eq!(problems[0].0, "properties");
+        let wrong = parse("[properties]\n\"no.such.thing\" = 1\n\"linger.ms\" = \"soon\"\n\"queue.buffering.max.kbytes\" = 1024").unwrap();
+        let found = wrong.check();
+        let expected = [
+            ("properties.linger.ms", "Invalid value for configuration property"),
+            ("properties.no.such.thing", "librdkafka has no property of this name"),
+            ("properties.queue.buffering.max.kbytes", "must be above `message.max.bytes`"),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for ((key, what), (expected, mention)) in found.iter().zip(expected) {
+            assert!(key == expected && what.contains(mention), "{key}: {what}");
         }
+        assert_eq!(wrong.try_out(), [], "what is wrong by itself was told");
+
+        let unquoted = parse("[properties]\nsasl.username = \"me\"\nsasl.oauthbearer.method = \"oidc\"").unwrap().properties.0;
+        assert_eq!(unquoted.keys().collect::<Vec<_>>(), ["sasl.oauthbearer.method", "sasl.username"]);
+        let twice = parse("[properties]\nsasl.username = \"me\"\n\"sasl.username\" = \"you\"").unwrap_err().to_string();
+        assert!(twice.contains("`sasl.username` is there twice"), "{twice}");
+    }
+
+    #[test]
+    fn what_librdkafka_says_to_the_whole_is_told_of_the_property_that_it_names() {
+        let try_out = |text: &str| parse(&format!("[properties]\n{text}")).unwrap().try_out();
+        assert_eq!(try_out("\"client.rack\" = \"a\""), []);
+        for (properties, key, mention) in [
+            ("\"fetch.max.bytes\" = 1000", "properties.fetch.max.bytes", "must be >= `message.max.bytes`"),
+            ("\"sasl.mechanism\" = \"FOO\"\n\"security.protocol\" = \"sasl_plaintext\"", "properties.sasl.mechanism", "FOO"),
+        ] {
+            let found = try_out(properties);
+            assert!(found.len() == 1 && found[0].0.starts_with(key) && found[0].1.contains(mention), "{properties}: {found:?}");
+        }
+        let secret = "\"sasl.mechanism\" = \"hunter2\"\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.password\" = \"hunter2\"";
+        assert!(!format!("{:?}", try_out(secret)).contains("hunter2"));
     }
 
     #[test]
     fn what_needs_openssl_names_the_build_that_has_it() {
         let asked = [
-            ("security.protocol", "SSL", "security.protocol = SSL"),
-            ("security.protocol", "sasl_ssl", "security.protocol = sasl_ssl"),
-            ("sasl.mechanism", "SCRAM-SHA-512", "sasl.mechanism = SCRAM-SHA-512"),
-            ("sasl.mechanisms", "OAUTHBEARER", "sasl.mechanisms = OAUTHBEARER"),
-            ("ssl.key.password", "hunter2", "ssl.key.password"),
+            ("security.protocol", "SSL", "`SSL` is not"),
+            ("security.protocol", "sasl_ssl", "`sasl_ssl` is not"),
+            ("sasl.mechanism", "SCRAM-SHA-512", "`SCRAM-SHA-512` is not"),
+            ("sasl.mechanisms", "OAUTHBEARER", "`OAUTHBEARER` is not"),
+            ("ssl.key.password", "hunter2", "is not"),
         ];
         for (name, value, needs) in asked {
             let config = Config { properties: Properties([(name.to_owned(), value.to_owned())].into()), ..Config::default() };
-            assert_eq!(config.needs_tls().as_deref(), Some(needs));
-            let lacking = ("properties", format!("`{needs}` is not in this build: build with `--features kafka-tls`"));
+            assert!(needs_tls(name, value));
+            let lacking = (property(name), format!("{needs} in this build: build with `--features kafka-tls`"));
             assert_eq!(config.check().contains(&lacking), !TLS, "{name} = {value}");
         }
         for (name, value) in [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "PLAIN")] {
-            let config = Config { properties: Properties([(name.to_owned(), value.to_owned())].into()), ..Config::default() };
-            assert_eq!(config.needs_tls(), None, "{name} = {value}");
+            assert!(!needs_tls(name, value), "{name} = {value}");
         }
     }
 
