@@ -1,11 +1,11 @@
 //! What the daemon's answer to a batch means for its lines.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use http::StatusCode;
 
 use super::input::{Line, Refusal};
-use crate::cli::client::Answer;
+use crate::{cli::client::Answer, model::FieldError};
 
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
@@ -30,23 +30,27 @@ pub fn judge(batch: &[Line], answer: &Answer) -> Verdict {
     }
     let fields: Vec<(&str, &str)> = answer.fields().collect();
     let is_about_lines = answer.status != StatusCode::UNAUTHORIZED && !fields.is_empty();
-    let refusals: Option<Vec<Refusal>> = fields.iter().map(|(path, message)| refusal(batch, path, message)).collect();
-    match refusals {
-        Some(refusals) if is_about_lines => Verdict::Refused(refusals),
+    let placed: Option<Vec<(u64, FieldError)>> = fields.iter().map(|(path, message)| placed(batch, path, message)).collect();
+    match placed {
+        Some(placed) if is_about_lines => {
+            let mut lines: BTreeMap<u64, Vec<FieldError>> = BTreeMap::new();
+            placed.into_iter().for_each(|(line, error)| lines.entry(line).or_default().push(error));
+            Verdict::Refused(lines.into_iter().map(|(line, errors)| Refusal::new(line, errors)).collect())
+        }
         _ if answer.status == StatusCode::PAYLOAD_TOO_LARGE && batch.len() > 1 => Verdict::Split,
         _ => Verdict::Hopeless(answer.problem()),
     }
 }
 
 /// `[3].data` is the field `data` of the fourth line; of a line that is alone, fields are named as they are.
-fn refusal(batch: &[Line], path: &str, message: &str) -> Option<Refusal> {
+fn placed(batch: &[Line], path: &str, message: &str) -> Option<(u64, FieldError)> {
     let (index, field) = match path.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((index, field)) => (index.parse().ok()?, field.trim_start_matches('.')),
         None if batch.len() == 1 => (0, path),
         None => return None,
     };
     let field = if field.is_empty() { "." } else { field };
-    Some(Refusal::new(batch.get::<usize>(index)?.number, field, message))
+    Some((batch.get::<usize>(index)?.number, FieldError::new(field, message)))
 }
 
 /// Whether the same request may succeed later.
@@ -99,7 +103,7 @@ mod tests {
             (large, &["a"], ".", 0, "."),
             (wrong, &["a"], "type", 0, "type"),
         ] {
-            assert_eq!(refused(status, ids, path), Verdict::Refused(vec![Refusal::new(line, field, "m")]), "{path}");
+            assert_eq!(refused(status, ids, path), Verdict::Refused(vec![Refusal::new(line, vec![FieldError::new(field, "m")])]), "{path}");
         }
         assert_eq!(refused(large, &["a", "b"], "."), Verdict::Split);
         assert_eq!(refused(wrong, &["a", "b"], "[7].data"), Verdict::Hopeless("d".to_owned()), "no line has this place");

@@ -44,12 +44,11 @@ pub struct Line {
     pub json: Text,
 }
 
-/// A line that cannot be sent. Its field is `.` where the whole line is meant.
+/// A line that cannot be sent, and all that is wrong with it.
 #[derive(Debug, PartialEq)]
 pub struct Refusal {
     pub number: u64,
-    field: String,
-    message: String,
+    errors: Vec<FieldError>,
 }
 
 /// What became of a line.
@@ -80,9 +79,12 @@ impl Input {
         }
     }
 
-    /// Where it is wrong, what, and what would be right.
+    /// Where it is wrong, what, and what would be right: a line for each mistake.
     pub fn told(&self, refusal: &Refusal) -> String {
-        let Refusal { number, field, message } = refusal;
+        refusal.errors.iter().map(|error| self.told_error(refusal.number, error)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn told_error(&self, number: u64, FieldError { path: field, message }: &FieldError) -> String {
         let right = match message.as_str() {
             message if message.contains("expected one of") || message.contains("write ") => String::new(),
             message if message.contains("tenant of the token") => "; leave it out, or give a token of that tenant".to_owned(),
@@ -108,10 +110,12 @@ impl fmt::Display for Input {
 }
 
 impl Refusal {
-    pub fn new(number: u64, field: &str, message: &str) -> Refusal {
-        // A place within the line as it was sent: its members were put into another order.
-        let message = message.split_once(" at line ").map_or(message, |(message, _)| message);
-        Refusal { number, field: field.to_owned(), message: message.to_owned() }
+    pub fn new(number: u64, mut errors: Vec<FieldError>) -> Refusal {
+        for FieldError { message, .. } in &mut errors {
+            // A place within the line as it was sent: its members were put into another order.
+            message.truncate(message.find(" at line ").unwrap_or(message.len()));
+        }
+        Refusal { number, errors }
     }
 }
 
@@ -173,18 +177,19 @@ fn next_line(input: &mut dyn BufRead, buffer: &mut Vec<u8>) -> io::Result<usize>
 fn line(number: u64, bytes: &[u8]) -> Read {
     let read = match std::str::from_utf8(bytes) {
         Ok(text) => event(number, text),
-        Err(wrong) => Err(FieldError::new(".", format!("is no UTF-8 from byte {} on", wrong.valid_up_to() + 1))),
+        Err(wrong) => Err(vec![FieldError::new(".", format!("is no UTF-8 from byte {} on", wrong.valid_up_to() + 1))]),
     };
     match read {
         Ok(line) => Read::Event(line),
-        Err(FieldError { path, message }) => Read::Refused(Refusal::new(number, &path, &message)),
+        Err(errors) => Read::Refused(Refusal::new(number, errors)),
     }
 }
 
 /// The same event `count` times, but for the first `skip`; each has its own id.
 pub fn repeat(kind: &str, channel: &str, data: &str, count: u64, skip: u64) -> anyhow::Result<Lines> {
-    let wrong = |FieldError { path, message }| anyhow!("{}", Input::Options.told(&Refusal::new(1, &path, &message)));
-    let data: Box<RawValue> = serde_json::from_str(data).map_err(|error| wrong(FieldError::new("data", format!("is no JSON: {error}"))))?;
+    let wrong = |errors| anyhow!("{}", Input::Options.told(&Refusal::new(1, errors)));
+    let data: Box<RawValue> =
+        serde_json::from_str(data).map_err(|error| wrong(vec![FieldError::new("data", format!("is no JSON: {error}"))]))?;
     let json = serde_json::json!({ "type": kind, "channel": channel, "data": data }).to_string();
     event(1, &json).map_err(wrong)?;
     let (lines, receiver) = mpsc::channel(READ_AHEAD);
@@ -199,8 +204,8 @@ pub fn repeat(kind: &str, channel: &str, data: &str, count: u64, skip: u64) -> a
 }
 
 /// An event with an id and, where it has none, the time of now: both would otherwise change when it is sent again.
-fn event(number: u64, text: &str) -> Result<Line, FieldError> {
-    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(|wrong| no_object(text, wrong))?;
+fn event(number: u64, text: &str) -> Result<Line, Vec<FieldError>> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(|wrong| vec![no_object(text, wrong)])?;
     let now = Timestamp::now();
     for (field, own) in [("id", uuid::Uuid::now_v7().to_string()), ("time", now.to_string())] {
         if fields.get(field).is_none_or(|value| value.get() == "null") {
@@ -278,7 +283,13 @@ mod tests {
             let Read::Refused(refusal) = line(3, text.as_bytes()) else { panic!("{text}") };
             assert_eq!(file.told(&refusal), format!("events.ndjson:3: {told}"));
         }
-        let refusal = Refusal::new(1, "tenant", "is not the tenant of the token");
+        let Read::Refused(refusal) = line(3, br#"{"type":"a\nb","data":1}"#) else { panic!("two mistakes") };
+        let lines: Vec<String> = file.told(&refusal).lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[0].starts_with("events.ndjson:3: `type` has control") && lines[1].starts_with("events.ndjson:3: `channel` is missing")
+        );
+        let refusal = Refusal::new(1, vec![FieldError::new("tenant", "is not the tenant of the token")]);
         assert_eq!(
             Input::Stdin.told(&refusal),
             "standard input:1: `tenant` is not the tenant of the token; leave it out, or give a token of that tenant"
