@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Daemon")]
 pub struct Daemon {
-    /// Where its API listens, such as 127.0.0.1:8080 or https://hooks.example.com; without it, as the configuration says (default http://127.0.0.1:8080).
+    /// Where its API listens, such as `127.0.0.1:8080`; without it, as the configuration says (default `http://127.0.0.1:8080`).
     #[arg(long, value_name = "ADDRESS", env = "POSTHASTE_URL", value_parser = address)]
     api: Option<String>,
     /// An API token; without it, the admin token of a daemon on this machine is used.

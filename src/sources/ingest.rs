@@ -73,7 +73,7 @@ const WRONG_LIMIT: usize = 20;
 /// Why a body was refused; nothing of it was stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// 400, with everything that is wrong, up to [`WRONG_LIMIT`].
+    /// 400, with everything that is wrong, up to 20 of it.
     #[error("{}", .0.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "))]
     Wrong(Vec<FieldError>),
     /// 403: the event belongs to another tenant.

@@ -2,7 +2,7 @@
 //!
 //! A full disk or an absent broker fails every append, thousands of them in a second. A line for each would bury what else there is to read, and on a
 //! full disk the log of the daemon itself is what fills it further. Where some calls fail and others succeed in turn (one partition of many, reads
-//! beside writes), it is over only after none has failed for [`QUIET`].
+//! beside writes), it is over only after none has failed for ten seconds.
 
 use std::{
     sync::{

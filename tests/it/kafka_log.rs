@@ -451,7 +451,7 @@ fn a_property_that_breaks_a_promise_stops_the_start() {
     let wrong = KafkaLog::open(&config, Metrics::new()).err().unwrap();
     assert!(wrong.is_fatal());
     let text = wrong.to_string();
-    assert!(text.contains("`acks` cannot be set") && text.contains("`enable.auto.commit` cannot be set"), "{text}");
+    assert!(text.contains("properties.acks: cannot be set") && text.contains("properties.enable.auto.commit: cannot be set"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
