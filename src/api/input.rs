@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, error::Category};
+use serde_json::{Value, error::Category};
 
 use super::{Context, error::Problem};
 use crate::model::{Budget, FieldError, Permit, Timestamp, json::Unique};
@@ -20,9 +20,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Largest body of everything but events: an endpoint with all its limits used up has 300 KiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;
-
-/// Members of a document that are told to be unreadable at once.
-const WRONG_LIMIT: usize = 20;
 
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
@@ -113,13 +110,14 @@ fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
 /// What cannot be read of an object. A reader stops at the first mistake, so it reads again and again, each time without the member that was wrong.
 fn unreadable_members<T: DeserializeOwned>(text: &[u8], first: &serde_path_to_error::Error<serde_json::Error>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let mut members: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
-    while errors.len() < WRONG_LIMIT
-        && let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(members.clone()))
+    let mut document: Value = serde_json::from_slice(text).unwrap_or_default();
+    while errors.len() < FieldError::AT_ONCE
+        && let Err(error) = serde_path_to_error::deserialize::<_, T>(&document)
     {
         let path = error.path().to_string();
         // One that is missing belongs to no member; perhaps it was taken out just now.
-        if members.remove(path.split(['.', '[']).next().unwrap_or_default()).is_none() {
+        let member = path.split(['.', '[']).next().filter(|member| !member.is_empty());
+        if document.as_object_mut().zip(member).and_then(|(members, member)| members.remove(member)).is_none() {
             break;
         }
         errors.push(cannot_be_read(path, error.inner()));

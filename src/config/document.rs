@@ -115,6 +115,11 @@ impl<'t> Document<'t> {
         value
     }
 
+    /// Whether the value of a key (`delivery.allow_networks`) could not be read, so that its default stands in its place.
+    pub fn is_unread(&self, key: &str) -> bool {
+        self.unread.iter().any(|(_, unread)| unread == key)
+    }
+
     /// Reports something about a key of a section, if it could be read.
     pub fn report_key(&mut self, section: &str, key: &str, what: String) {
         let place = match self.read.get_key_value(section) {
@@ -191,14 +196,13 @@ impl<'t> Document<'t> {
             }
             let keys: Vec<&str> = path.iter().filter_map(Step::key).collect();
             let key = std::iter::once(name).chain(keys.iter().copied()).collect::<Vec<_>>().join(".");
-            let message = error.inner().message();
+            // What stands there may be a secret that was written without quotes, and this goes into logs.
+            let is_hidden = keys.iter().any(|key| print::is_secret(key) || *key == "headers");
+            let message = if is_hidden { without_value(error.inner().message()) } else { Cow::Borrowed(error.inner().message()) };
+            let message = &*message;
             let what = match at(&mut node, &path).and_then(|value| value.get_ref().as_str()) {
                 // Some parsers do not say what they did not like.
-                Some(text)
-                    if !message.contains(text)
-                        && !message.starts_with("unknown field")
-                        && !keys.iter().any(|key| print::is_secret(key)) =>
-                {
+                Some(text) if !message.contains(text) && !message.starts_with("unknown field") && !is_hidden => {
                     format!("`{text}`: {}", explain(message))
                 }
                 _ => explain(message),
@@ -358,6 +362,14 @@ fn merge<'t>(table: &mut DeTable<'t>, key: Spanned<Cow<'t, str>>, value: Node<'t
             table.remove(key.get_ref().as_ref());
             table.insert(key, Spanned::new(span, value));
         }
+    }
+}
+
+/// `invalid type: integer `7`, expected a string` without the 7.
+fn without_value(message: &str) -> Cow<'_, str> {
+    match (message.split_once(": "), message.rsplit_once(", expected ")) {
+        (Some((kind @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => format!("{kind}, expected {expected}").into(),
+        _ => message.into(),
     }
 }
 

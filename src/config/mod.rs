@@ -80,7 +80,12 @@ macro_rules! sections {
                 endpoints: Vec::new(),
                 tenants: tables::tenants(document),
             };
-            config.endpoints = tables::endpoints(document, &Policy::new(config.delivery.allow_networks.clone()));
+            // Networks that could not be read might allow any address.
+            let policy = match document.is_unread("delivery.allow_networks") {
+                true => Policy::anywhere(),
+                false => Policy::new(config.delivery.allow_networks.clone()),
+            };
+            config.endpoints = tables::endpoints(document, &policy);
             config
         }
     };
@@ -169,7 +174,7 @@ fn text_of(file: Option<&Path>) -> Result<(String, String), Problems> {
 
 /// As [`load`], from text; `name` is what problems call it.
 pub fn parse(name: &str, text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
-    judge(name, text, environment, |config| [relations::of_daemon(config), relations::check(config)].concat())
+    judge(name, text, environment, |config| relations::of_daemon(config).into_iter().chain(relations::check(config)).collect())
 }
 
 fn judge(
@@ -194,8 +199,10 @@ fn judge(
     }
     let values = document.values();
     let config = read(&mut document);
-    for (section, key, problem) in relations(&config) {
-        document.report_key(section, &key, problem);
+    for problem in relations(&config) {
+        if !problem.other.is_some_and(|other| document.is_unread(other)) {
+            document.report_key(problem.section, &problem.key, problem.what);
+        }
     }
     match document.finish(SECTIONS) {
         problems if problems.is_empty() => Ok(Loaded { config, values }),

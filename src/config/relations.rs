@@ -5,21 +5,27 @@ use std::net::SocketAddr;
 use super::Config;
 use crate::log;
 
-/// Section, key and what is wrong. Each is reported at one of its keys, and names the other.
-pub type Problem = (&'static str, String, String);
+/// Reported at one of its keys, and names the other.
+pub struct Problem {
+    pub section: &'static str,
+    pub key: String,
+    pub what: String,
+    /// The other, if there is one: where that could not be read, this says nothing.
+    pub other: Option<&'static str>,
+}
 
 /// Relations between sections.
 pub fn check(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut expect = |holds: bool, section, key: &str, problem: &dyn Fn() -> String| {
+    let mut expect = |holds: bool, section, key: &str, other, what: &dyn Fn() -> String| {
         if !holds {
-            problems.push((section, key.to_owned(), problem()));
+            problems.push(Problem { section, key: key.to_owned(), what: what(), other: Some(other) });
         }
     };
-    expect(config.ingest.event <= config.log.max_record, "ingest", "event", &|| {
+    expect(config.ingest.event <= config.log.max_record, "ingest", "event", "log.max_record", &|| {
         format!("is {}, more than log.max_record ({}): the log would refuse it", config.ingest.event, config.log.max_record)
     });
-    expect(!same_port(config.api.listen, config.admin.listen), "admin", "listen", &|| {
+    expect(!same_port(config.api.listen, config.admin.listen), "admin", "listen", "api.listen", &|| {
         format!("is {}, which api.listen ({}) has already", config.admin.listen, config.api.listen)
     });
     problems
@@ -28,9 +34,10 @@ pub fn check(config: &Config) -> Vec<Problem> {
 /// What a daemon must have that whoever only asks it something need not: its secrets, and files that can be used.
 pub fn of_daemon(config: &Config) -> Vec<Problem> {
     let mut problems = secrets(config);
-    problems.extend(config.log.try_out().into_iter().map(|(key, what)| ("log", key.to_owned(), what)));
-    problems.extend(config.kafka.try_out().into_iter().map(|(key, what)| ("kafka", key, what)));
-    problems.extend(config.delivery.try_out().into_iter().map(|(key, what)| ("delivery", key.to_owned(), what)));
+    let mut found = |section, key, what| problems.push(Problem { section, key, what, other: None });
+    config.log.try_out().into_iter().for_each(|(key, what)| found("log", key.to_owned(), what));
+    config.kafka.try_out().into_iter().for_each(|(key, what)| found("kafka", key, what));
+    config.delivery.try_out().into_iter().for_each(|(key, what)| found("delivery", key.to_owned(), what));
     problems
 }
 
@@ -47,7 +54,7 @@ fn secrets(config: &Config) -> Vec<Problem> {
         let what = format!(
             "is missing: with log.backend = \"kafka\" all instances need the same {thing}; make one by `{command}` and set {variable}"
         );
-        (section, key.to_owned(), what)
+        Problem { section, key: key.to_owned(), what, other: None }
     })
     .collect()
 }

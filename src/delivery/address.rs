@@ -83,6 +83,11 @@ const V6: &[(&str, [u16; 8], u8)] = &[
 ];
 
 impl Policy {
+    /// Nothing is refused.
+    pub fn anywhere() -> Policy {
+        Policy::new(vec![Ipv4Net::default().into(), Ipv6Net::default().into()])
+    }
+
     /// `allow`: networks that may be connected to although a rule refuses them (`delivery.allow_networks`).
     pub fn new(allow: Vec<IpNet>) -> Policy {
         Policy { allow }

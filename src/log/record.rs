@@ -69,7 +69,7 @@ impl From<FieldError> for Unreadable {
 
 impl From<Vec<FieldError>> for Unreadable {
     fn from(errors: Vec<FieldError>) -> Unreadable {
-        Unreadable::because(errors.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "))
+        Unreadable::because(FieldError::joined(&errors))
     }
 }
 

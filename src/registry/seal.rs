@@ -63,7 +63,7 @@ impl Key {
         Ok(Key::from_bytes(bytes.as_slice().try_into().map_err(|_| wrong())?))
     }
 
-    /// The configured key, or else the key file of the data directory, which is made (mode 0600) if it is not there and nothing is sealed yet (`is_new`):
+    /// The configured key, or else the key file of the data directory, which is made (mode 0600) if it is not there and the registry is empty (`is_new`):
     /// a registry that was made with another key does not open with a new one, whose file would only be in the way. A daemon without
     /// a data directory needs the key in its configuration, because all instances share it.
     pub fn load(
@@ -96,8 +96,12 @@ impl Key {
             tracing::info!(path = %path.display(), "made a key for sealed secrets");
         }
         // Not the advice of `parse`: with a new key the registry would not open.
-        let wrong =
-            || format!("the key file {} is no base64 of 32 bytes: put back the one that the registry was made with", path.display());
+        let wrong = || {
+            format!(
+                "the key file {} is no base64 of 32 bytes: put back the one that the registry was made with, or remove it if there was none yet",
+                path.display()
+            )
+        };
         Key::parse(&text).map_err(|_| wrong())
     }
 

@@ -216,7 +216,7 @@ const BUFFERED_BYTES: usize = 16 << 20;
 struct Buffer {
     /// For the log.
     batch: Vec<Noted>,
-    /// Only to be shown: the latest ones of each endpoint, delivered and failed ones apart.
+    /// Only to be shown: the latest ones of each endpoint, notable ones apart from the others.
     latest: HashMap<Text, [Vec<Noted>; 2], foldhash::fast::RandomState>,
     /// How many those are.
     shown: usize,
@@ -227,13 +227,13 @@ struct Buffer {
 impl Buffer {
     /// Notes what is only to be shown: of each endpoint the first `most` since the last turn, so that a busy one costs nothing more; beyond
     /// `limit` in all, endpoints that are not there yet are left out.
-    fn show(&mut self, endpoint: &Text, has_failed: bool, most: usize, limit: usize, noted: impl FnOnce() -> Noted) {
+    fn show(&mut self, endpoint: &Text, is_notable: bool, most: usize, limit: usize, noted: impl FnOnce() -> Noted) {
         let latest = match self.latest.get_mut(endpoint) {
             Some(latest) => latest,
             None if self.shown < limit => self.latest.entry(endpoint.clone()).or_default(),
             None => return,
         };
-        let latest = &mut latest[usize::from(has_failed)];
+        let latest = &mut latest[usize::from(is_notable)];
         if latest.len() < most && self.bytes < BUFFERED_BYTES {
             let noted = noted();
             self.shown += 1;
@@ -294,7 +294,8 @@ impl Journal {
         let is_batch = {
             let mut buffer = lock(&self.buffers[shard % self.buffers.len()]);
             if !self.config.keeps(&attempt.outcome) {
-                buffer.show(&endpoint.id, attempt.outcome != Outcome::Delivered, self.config.recent, limit, noted);
+                let is_notable = is_notable(attempt.outcome != Outcome::Delivered, delivery.purpose);
+                buffer.show(&endpoint.id, is_notable, self.config.recent, limit, noted);
                 return;
             }
             if buffer.batch.len() >= limit || buffer.bytes >= BUFFERED_BYTES {
@@ -378,7 +379,7 @@ impl Writer {
         let mut line = Vec::with_capacity(512);
         for noted in latest {
             noted.write(&mut line);
-            lock(&self.journal.recent).put(&noted.endpoint, noted.detail.is_none(), &line);
+            lock(&self.journal.recent).put(&noted.endpoint, noted.is_notable(), &line);
         }
     }
 
@@ -389,7 +390,7 @@ impl Writer {
         let mut recent = lock(&self.journal.recent);
         for noted in batch {
             noted.write(&mut line);
-            recent.put(&noted.endpoint, noted.detail.is_none(), &line);
+            recent.put(&noted.endpoint, noted.is_notable(), &line);
             line.push(b'\n');
             gzip.write_all(&line).expect("a vector takes every byte");
         }
@@ -407,6 +408,10 @@ impl Writer {
 
 impl Noted {
     /// Writes the line of the journal, without its end, in the place of what `line` holds.
+    fn is_notable(&self) -> bool {
+        is_notable(self.detail.is_some(), self.purpose)
+    }
+
     fn write(&self, line: &mut Vec<u8>) {
         line.clear();
         serde_json::to_writer(line, &self.entry()).expect("texts and numbers are always JSON, and a vector takes every byte");
@@ -440,16 +445,21 @@ struct Recent {
     turn: u64,
 }
 
-/// Delivered and failed ones apart, so that a busy endpoint does not bury its failures.
+/// A failure and a test are looked for among any number of deliveries, so they have room of their own.
+fn is_notable(has_failed: bool, purpose: Purpose) -> bool {
+    has_failed || purpose == Purpose::Test
+}
+
+/// Notable ones apart from the others, so that a busy endpoint does not bury them.
 #[derive(Default)]
 struct Latest {
-    delivered: VecDeque<Arc<[u8]>>,
-    failed: VecDeque<Arc<[u8]>>,
+    others: VecDeque<Arc<[u8]>>,
+    notable: VecDeque<Arc<[u8]>>,
     turn: u64,
 }
 
 impl Recent {
-    fn put(&mut self, endpoint: &Text, delivered: bool, line: &[u8]) {
+    fn put(&mut self, endpoint: &Text, is_notable: bool, line: &[u8]) {
         self.turn += 1;
         if !self.endpoints.contains_key(endpoint) {
             if self.endpoints.len() >= self.limit {
@@ -460,7 +470,7 @@ impl Recent {
         }
         let latest = self.endpoints.get_mut(endpoint).expect("it was put there just now");
         latest.turn = self.turn;
-        let lines = if delivered { &mut latest.delivered } else { &mut latest.failed };
+        let lines = if is_notable { &mut latest.notable } else { &mut latest.others };
         if lines.len() >= self.per_endpoint {
             lines.pop_front();
         }
@@ -476,7 +486,7 @@ impl Recent {
     }
 
     fn lines(&self, endpoint: Option<&Text>) -> Vec<Arc<[u8]>> {
-        let all = |latest: &Latest| latest.delivered.iter().chain(&latest.failed).cloned().collect::<Vec<_>>();
+        let all = |latest: &Latest| latest.others.iter().chain(&latest.notable).cloned().collect::<Vec<_>>();
         match endpoint {
             Some(endpoint) => self.endpoints.get(endpoint).map(all).unwrap_or_default(),
             None => self.endpoints.values().flat_map(all).collect(),

@@ -67,18 +67,15 @@ pub struct Scope {
     pub only: bool,
 }
 
-/// Mistakes that are told at once: whoever makes that many makes the same one again and again.
-const WRONG_LIMIT: usize = 20;
-
 /// Why a body was refused; nothing of it was stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// 400, with everything that is wrong, up to 20 of it.
-    #[error("{}", .0.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; "))]
+    /// 400, with everything that is wrong, up to [`FieldError::AT_ONCE`].
+    #[error("{}", FieldError::joined(.0))]
     Wrong(Vec<FieldError>),
-    /// 403: the event belongs to another tenant.
-    #[error("{0}")]
-    Forbidden(FieldError),
+    /// 403: nothing is wrong but that events belong to another tenant.
+    #[error("{}", FieldError::joined(.0))]
+    Forbidden(Vec<FieldError>),
     /// 413.
     #[error("{0}")]
     TooLarge(FieldError),
@@ -161,7 +158,7 @@ fn parse(body: &Bytes, scope: &Scope, config: &Config, now: Timestamp) -> Result
     }
     let is_alone = !is_array && documents.len() == 1;
     let mut events = Vec::with_capacity(documents.len());
-    let mut errors = Vec::new();
+    let (mut errors, mut foreign) = (Vec::new(), Vec::new());
     for (index, document) in documents.into_iter().enumerate() {
         let placed = |error: FieldError| if is_alone { error } else { error.within(&format!("[{index}]")) };
         if document.len() as u64 > config.event.0 {
@@ -170,16 +167,20 @@ fn parse(body: &Bytes, scope: &Scope, config: &Config, now: Timestamp) -> Result
         }
         match event_from_json(&text.slice_ref(document), now, &scope.tenant) {
             Ok(event) if scope.only && event.tenant != scope.tenant => {
-                return Err(Rejection::Forbidden(placed(FieldError::new("tenant", "is not the tenant of the token"))));
+                foreign.push(placed(FieldError::new("tenant", "is not the tenant of the token")));
             }
             Ok(event) => events.push(event),
             Err(wrong) => errors.extend(wrong.into_iter().map(placed)),
         }
-        if errors.len() >= WRONG_LIMIT {
+        if errors.len() + foreign.len() >= FieldError::AT_ONCE {
             break;
         }
     }
-    errors.truncate(WRONG_LIMIT);
+    if errors.is_empty() && !foreign.is_empty() {
+        return Err(Rejection::Forbidden(foreign));
+    }
+    errors.extend(foreign);
+    errors.truncate(FieldError::AT_ONCE);
     if errors.is_empty() { Ok(events) } else { Err(Rejection::Wrong(errors)) }
 }
 
@@ -287,7 +288,7 @@ mod tests {
         let config = Config { events: 1000, ..Config::default() };
         let body = Bytes::from(format!("[{}]", ["{}"; 1000].join(",")));
         let many = parse(&body, &Scope { tenant: "acme".into(), only: true }, &config, Timestamp::UNIX_EPOCH);
-        assert!(matches!(many, Err(Rejection::Wrong(errors)) if errors.len() == WRONG_LIMIT));
+        assert!(matches!(many, Err(Rejection::Wrong(errors)) if errors.len() == FieldError::AT_ONCE));
     }
 
     #[test]
@@ -302,7 +303,13 @@ mod tests {
     #[test]
     fn a_token_speaks_for_its_own_tenant_alone() {
         let other = r#"{"type":"t","channel":"c","tenant":"other","data":1}"#;
-        assert!(matches!(read(other, true), Err(Rejection::Forbidden(error)) if error.path == "tenant"));
+        assert!(matches!(read(other, true), Err(Rejection::Forbidden(errors)) if errors[0].path == "tenant"));
+        let Err(Rejection::Forbidden(errors)) = read(&format!("[{other},{ONE},{other}]"), true) else { panic!("two of another tenant") };
+        assert_eq!(errors.iter().map(|error| &*error.path).collect::<Vec<_>>(), ["[0].tenant", "[2].tenant"]);
+        let Err(Rejection::Wrong(errors)) = read(&format!("[{other},7]"), true) else {
+            panic!("one of another tenant, and one that is none")
+        };
+        assert_eq!(errors.iter().map(|error| &*error.path).collect::<Vec<_>>(), ["[1]", "[0].tenant"]);
         assert_eq!(read(other, false).expect("an admin may")[0].tenant, "other");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A full disk or an absent broker fails every append, thousands of them in a second. A line for each would bury what else there is to read, and on a
 //! full disk the log of the daemon itself is what fills it further. Where some calls fail and others succeed in turn (one partition of many, reads
-//! beside writes), it is over only after none has failed for ten seconds.
+//! beside writes), it is over only after none has failed for a minute; a failure after such a minute is another trouble, whether or not something
+//! succeeded in between.
 
 use std::{
     sync::{
@@ -12,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// No failure for so long: what succeeds now is more than a gap in the trouble.
-const QUIET: Duration = Duration::from_secs(10);
+/// No failure for so long: what succeeds now is more than a gap in the trouble. Longer than a broker takes to fail an append (20 s) that is tried
+/// again and again.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// One kind of trouble of one part.
 #[derive(Debug, Default)]
@@ -28,7 +30,7 @@ impl Trouble {
     pub fn begins(&self, now: Instant) -> bool {
         let before = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
         self.is_on.store(true, Ordering::Relaxed);
-        before.is_none()
+        before.is_none_or(|at| now.saturating_duration_since(at) >= QUIET)
     }
 
     /// Notes a success. Whether the trouble is over with it, which is to be told.
@@ -57,10 +59,12 @@ mod tests {
         assert!(trouble.begins(at(1)));
         assert!(!trouble.begins(at(2)));
         assert!(!trouble.ends(at(5)), "a gap");
-        assert!(!trouble.begins(at(6)), "it was told");
-        assert!(!trouble.ends(at(15)));
-        assert!(trouble.ends(at(16)));
-        assert!(!trouble.ends(at(17)), "it was told");
-        assert!(trouble.begins(at(18)), "another one");
+        assert!(!trouble.begins(at(27)), "it was told");
+        assert!(!trouble.ends(at(86)));
+        assert!(trouble.ends(at(87)));
+        assert!(!trouble.ends(at(88)), "it was told");
+        assert!(trouble.begins(at(89)), "another one");
+        assert!(!trouble.ends(at(90)), "a gap");
+        assert!(trouble.begins(at(86_400)), "nothing was written for a day, and then that failed");
     }
 }

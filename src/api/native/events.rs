@@ -92,7 +92,7 @@ pub async fn post(
     let events = context.ingest.parse(&body.bytes, &scope).map_err(|rejection| match rejection {
         Rejection::Wrong(errors) => Problem::unreadable(errors),
         Rejection::TooLarge(FieldError { path, message }) => Problem::too_large(path, message),
-        Rejection::Forbidden(error) => Problem::forbidden(error.to_string()).with_errors(vec![error]),
+        Rejection::Forbidden(errors) => Problem::forbidden(FieldError::joined(&errors)).with_errors(errors),
     })?;
     if let Caller::Token(token) = &caller {
         context.rates.take(&context.registry.tenant(&token.tenant), events.len()).map_err(|wait| {

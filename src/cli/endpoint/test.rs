@@ -56,7 +56,7 @@ pub async fn run(arguments: &Test, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         if begun.elapsed() > PATIENCE {
             anyhow::bail!(
-                "{event} was not attempted within {} s by the instance that was asked: it waits for others, or another instance delivers it",
+                "{event} is not among the attempts of the instance that was asked after {} s: it waits for others, or another instance delivers it",
                 PATIENCE.as_secs()
             );
         }
@@ -65,7 +65,7 @@ pub async fn run(arguments: &Test, out: &mut dyn Write) -> anyhow::Result<()> {
     let told = harmless(&told(&attempt));
     match attempt["outcome"] == "delivered" {
         true => Ok(writeln!(out, "delivered {event}: {told}")?),
-        false => anyhow::bail!("`{}` did not take {event}: {told}; it is tried again by the endpoint's schedule", arguments.id),
+        false => anyhow::bail!("`{}` did not take {event}: {told}; `posthaste endpoint get {0}` shows its state", arguments.id),
     }
 }
 

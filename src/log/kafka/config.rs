@@ -82,6 +82,10 @@ impl<'de> Deserialize<'de> for Properties {
             flat: &mut BTreeMap<String, String>,
         ) -> Result<(), E> {
             for (name, value) in values {
+                // What a date is to the reader of TOML.
+                if name.starts_with("$__toml") {
+                    return Err(E::custom("must be text, a number, true or false; write it in quotes"));
+                }
                 let name = format!("{above}{name}");
                 let text = match value {
                     Value::Flag(flag) => flag.to_string(),
@@ -265,6 +269,10 @@ impl Config {
             let what = if name.starts_with("ssl.") { String::new() } else { format!("`{value}` ") };
             return Some(format!("{what}is not in this build: build with `--features kafka-tls`"));
         }
+        // Plugins are loaded when they are named: that is for who makes a client.
+        if name == "plugin.library.paths" {
+            return None;
+        }
         match ClientConfig::new().set(name, value).create_native_config() {
             Ok(_) => None,
             Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
@@ -275,13 +283,16 @@ impl Config {
         }
     }
 
-    /// The words of librdkafka, with the key of the property that they name, or whose value they end with.
+    /// The words of librdkafka, with the key of the property that they name or whose value they repeat.
     fn told(&self, wrong: &KafkaError) -> (String, String) {
         let words = match wrong {
             KafkaError::ClientConfig(_, words, ..) | KafkaError::ClientCreation(words) => words.trim().to_owned(),
             other => other.to_string(),
         };
-        let is_meant = |name: &str, value: &str| words.contains(name) || words.ends_with(&format!(": {value}"));
+        // A short value may stand anywhere by chance.
+        let is_meant = |name: &str, value: &str| {
+            words.contains(name) || words.ends_with(&format!(": {value}")) || (value.len() > 8 && words.contains(value))
+        };
         let meant =
             self.properties.0.iter().filter(|(name, value)| is_meant(name, value)).map(|(name, _)| name).max_by_key(|name| name.len());
         (
@@ -297,7 +308,7 @@ impl Config {
     /// librdkafka repeats the value it did not like.
     fn scrub(&self, text: &str) -> String {
         let secrets = self.properties.0.iter().filter(|(name, value)| Properties::is_secret(name) && !value.is_empty());
-        secrets.fold(text.to_owned(), |text, (_, value)| text.replace(value.as_str(), "***"))
+        secrets.fold(text.to_owned(), |text, (_, value)| masked(&text, value))
     }
 
     /// The largest record (bytes) that a producer of this configuration takes.
@@ -365,6 +376,20 @@ impl Config {
     }
 }
 
+/// `text` without a secret, where it stands alone: as a part of other words it would be told by what is missing in them.
+fn masked(text: &str, secret: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(secret) {
+        let (before, after) = (&rest[..at], &rest[at + secret.len()..]);
+        let is_part = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
+        masked.push_str(before);
+        masked.push_str(if is_part { secret } else { "***" });
+        rest = after;
+    }
+    masked + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -427,6 +452,12 @@ mod tests {
         }
         let secret = "\"sasl.mechanism\" = \"hunter2\"\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.password\" = \"hunter2\"";
         assert!(!format!("{:?}", try_out(secret)).contains("hunter2"));
+        assert_eq!(masked("plugin `pl`: pl", "pl"), "plugin `***`: ***");
+        let plugin = parse("[properties]\n\"plugin.library.paths\" = \"/nonexistent.so\"").unwrap();
+        assert_eq!(plugin.check(), [], "it is loaded by who makes a client");
+        assert_eq!(plugin.try_out()[0].0, "properties.plugin.library.paths");
+        let date = parse("[properties]\n\"client.rack\" = 2026-01-01").unwrap_err().to_string();
+        assert!(date.contains("write it in quotes"), "{date}");
     }
 
     #[test]

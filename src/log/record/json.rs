@@ -13,7 +13,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{clip, json_text, name_field, parse_time, subject_field, traceparent};
-use crate::model::{Direction, Event, FieldError, Priority, Text, Timestamp};
+use crate::model::{Direction, Event, FieldError, Priority, Text, Timestamp, field::cut};
 
 /// Reads one event (own JSON or a structured CloudEvent) from `text`, whose buffer it shares. An event without `id` has an empty one: it is
 /// named by its position once it lies in the log. `now` is the time of an event that does not say when it happened, `tenant` that of an event
@@ -140,10 +140,12 @@ fn locate(text: &str, failed: &serde_json::Error) -> FieldError {
     }
 }
 
-/// A line and a column within one value help nobody.
+/// A line and a column within one value help nobody, nor does all of a long value: the next mistake is to be seen as well.
 fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
+    const LONGEST: usize = 200;
+    let mut text = error.to_string();
+    text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+    cut(text, LONGEST)
 }
 
 /// Of any JSON object, what stands in it.
