@@ -24,11 +24,11 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if cli::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<Problems>() => {
-            eprintln!("{error}");
+            cli::say(format_args!("{error}\n"));
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("posthaste: {error:#}");
+            cli::say(format_args!("posthaste: {error:#}\n"));
             ExitCode::FAILURE
         }
     }

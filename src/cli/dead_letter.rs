@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     client::{Client, Daemon},
     listing::{cells, limit, print},
-    time,
+    say, time,
 };
 use crate::model::{DeadReason, Timestamp};
 
@@ -135,11 +135,11 @@ async fn redrive(client: &Client, what: Map<String, Value>, is_json: bool, out: 
         }
         job = answer.body;
         if shows {
-            eprint!("\r{} sent again, {} skipped", job["redriven"], job["skipped"]);
+            say(format_args!("\r{} sent again, {} skipped", job["redriven"], job["skipped"]));
         }
     }
     if shows {
-        eprint!("\r\x1b[K");
+        say("\r\x1b[K");
     }
     if is_json {
         writeln!(out, "{job:#}")?;

@@ -22,7 +22,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
-    duration, harmless,
+    duration, harmless, say,
     verify::{self, Key, Verdict},
 };
 use crate::model::Timestamp;
@@ -100,14 +100,15 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {}: choose another address by --listen", arguments.listen))?;
-    eprintln!("listening on http://{}/ ({}), Ctrl-C ends it", listener.local_addr()?, behaviour(&arguments));
+    say(format_args!("listening on http://{}/ ({}), Ctrl-C ends it\n", listener.local_addr()?, behaviour(&arguments)));
     let receiver = Arc::new(Receiver { arguments, seen: Mutex::default() });
     tokio::select! {
         served = serve(&receiver, listener) => served?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
     let seen = receiver.seen();
-    eprintln!("{} requests: {} verified, {} not verified, {} seen before", seen.requests, seen.verified, seen.wrong, seen.doubles);
+    let Seen { requests, verified, wrong, doubles, .. } = &*seen;
+    say(format_args!("{requests} requests: {verified} verified, {wrong} not verified, {doubles} seen before\n"));
     Ok(())
 }
 

@@ -15,7 +15,12 @@ mod table;
 mod token;
 pub mod verify;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -120,6 +125,12 @@ fn time(text: &str) -> Result<Timestamp, String> {
 /// A length of time as people give it.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write how long, such as 500ms, 30s or 2m".to_owned())
+}
+
+/// Says something beside the results, on standard error. That nobody reads it (`… 2>&1 | head`) is no reason to stop.
+pub fn say(text: impl fmt::Display) {
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Text of others for a terminal: control characters, which could move the cursor or change colours, are made visible.

@@ -8,8 +8,9 @@ mod answer;
 mod input;
 
 use std::{
+    collections::HashSet,
     fmt,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::PathBuf,
     time::Duration,
 };
@@ -26,7 +27,7 @@ use self::{
 };
 use super::{
     client::{Client, Daemon, Unreachable},
-    duration,
+    duration, say,
 };
 use crate::model::Rate;
 
@@ -34,7 +35,7 @@ use crate::model::Rate;
 ///
 /// Each line of the input is one event: {"type": "...", "channel": "...", "data": {...}}, optionally with id, time, tenant, subject,
 /// direction and priority. An event counts as sent when the daemon has stored it durably. A line that is no such event is named with what
-/// is wrong with it, and left out; the others are sent, and the exit code is 1.
+/// is wrong with it, and left out; the others are sent, and the exit code is 1. When the first 100 lines are all wrong, it stops.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  posthaste send events.ndjson\n  generate | posthaste send --rate 200/s\n  posthaste send --type order.created --channel shop --data '{\"n\":1}' --count 10"
@@ -77,8 +78,8 @@ const LINGER: Duration = Duration::from_millis(100);
 /// Largest batch (bytes), but for an event that is larger: below what a daemon takes in one request, also over a slow line.
 const LARGEST_BATCH: usize = 4 * 1024 * 1024;
 
-/// So many refused lines and not one that was stored: it is another file that was meant.
-const HOPELESS: u64 = 20;
+/// When the first so many lines are all refused, it is another file that was meant, or another token.
+const HOPELESS: u64 = 100;
 
 /// What has happened so far.
 struct Progress {
@@ -138,6 +139,9 @@ async fn send_all(client: &Client, input: &Input, lines: &mut Lines, arguments: 
         for refusal in &gathered.refusals {
             progress.refuse(input, refusal);
         }
+        if batch.is_empty() {
+            progress.is_hopeless(None)?;
+        }
         if !batch.is_empty() {
             if let Some(rate) = arguments.rate {
                 let due = progress.started + Duration::from_secs_f64(progress.stored as f64 / rate.per_second());
@@ -147,9 +151,6 @@ async fn send_all(client: &Client, input: &Input, lines: &mut Lines, arguments: 
         }
         progress.through = gathered.last.unwrap_or(progress.through);
         progress.show();
-        if progress.stored == 0 && progress.refused >= HOPELESS {
-            bail!("no line of {HOPELESS} could be sent: each must be one event, as JSON (see `posthaste send --help`)");
-        }
         match gathered.end {
             End::Full => {}
             End::OfInput => return Ok(()),
@@ -176,7 +177,7 @@ enum End {
 async fn gather(lines: &mut Lines, batch: &mut Vec<Line>, size: usize) -> Gathered {
     let (mut refusals, mut last, mut deadline, mut bytes) = (Vec::new(), None, None, 0);
     let end = loop {
-        if batch.len() + refusals.len() >= size || bytes >= LARGEST_BATCH {
+        if batch.len() + refusals.len() >= size || bytes >= LARGEST_BATCH || refusals.len() as u64 >= HOPELESS {
             break End::Full;
         }
         let next = match deadline {
@@ -213,18 +214,28 @@ async fn store(client: &Client, input: &Input, batch: &mut Vec<Line>, patience: 
     while !batch.is_empty() {
         let rest = batch.split_off(most.min(batch.len()));
         let body: String = batch.iter().flat_map(|line| [&*line.json, "\n"]).collect();
-        progress.unknown = batch.first().zip(batch.last()).map(|(first, last)| (first.number, last.number));
+        // Those of which an earlier try left it open stay so, whatever becomes of this one.
+        let doubted: HashSet<u64> = batch.iter().filter(|line| line.is_in_doubt).map(|line| line.number).collect();
+        batch.iter_mut().for_each(|line| line.is_in_doubt = true);
+        progress.doubt(batch.iter().chain(&rest));
         let answer = client.call(Method::POST, "/v1/events", Some(("application/x-ndjson", Bytes::from(body)))).await;
         let (verdict, wish) = match &answer {
             Ok(answer) => (judge(batch, answer), answer.retry_after),
             Err(error) => (Verdict::Later(format!("{error:#}")), None),
         };
         let before = batch.len();
-        match &answer {
-            Ok(answer) => take_accepted(batch, answer),
-            Err(error) if error.is::<Unreachable>() => progress.unknown = None,
-            Err(_) => {}
+        if let Ok(answer) = &answer {
+            take_accepted(batch, answer);
         }
+        let is_known = match &answer {
+            Err(error) => error.is::<Unreachable>(),
+            // A log that did not take it in time may have it all the same.
+            Ok(answer) => !answer.status.is_server_error(),
+        };
+        if is_known {
+            batch.iter_mut().for_each(|line| line.is_in_doubt = doubted.contains(&line.number));
+        }
+        progress.doubt(batch.iter().chain(&rest));
         progress.stored += (before - batch.len()) as u64;
         let stored = before > batch.len();
         let problem = match verdict {
@@ -235,20 +246,18 @@ async fn store(client: &Client, input: &Input, batch: &mut Vec<Line>, patience: 
                 None
             }
             Verdict::Refused(refusals) => {
-                batch.retain(|line| refusals.iter().all(|refusal| refusal.number != line.number));
-                progress.unknown = None;
+                let refused: HashSet<u64> = refusals.iter().map(|refusal| refusal.number).collect();
+                batch.retain(|line| !refused.contains(&line.number));
                 if matches!(input, Input::Options) {
                     // All are alike.
                     let first = refusals.first().map_or_else(String::new, |refusal| input.told(refusal));
                     bail!("{first}");
                 }
                 refusals.iter().for_each(|refusal| progress.refuse(input, refusal));
+                progress.is_hopeless(batch.first().filter(|line| refused.iter().any(|refused| line.number < *refused)))?;
                 None
             }
-            Verdict::Hopeless(problem) => {
-                progress.unknown = None;
-                bail!("{problem}");
-            }
+            Verdict::Hopeless(problem) => bail!("{problem}"),
         };
         batch.extend(rest);
         if stored || problem.is_none() {
@@ -265,7 +274,6 @@ async fn store(client: &Client, input: &Input, batch: &mut Vec<Line>, patience: 
         tokio::time::sleep(wish.unwrap_or(pause).min(patience)).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
-    progress.unknown = None;
     Ok(())
 }
 
@@ -275,23 +283,35 @@ impl Progress {
         self.say(&input.told(refusal));
     }
 
+    /// An error if the first [`HOPELESS`] lines were all refused: nothing is stored, and no line among them may still be (`good`).
+    fn is_hopeless(&self, good: Option<&Line>) -> anyhow::Result<()> {
+        if self.stored == 0 && self.refused >= HOPELESS && good.is_none() {
+            bail!("the first {} lines are all refused, as named above: is it the right file, and the right token?", self.refused);
+        }
+        Ok(())
+    }
+
+    /// Notes which lines, of those that are still to be stored, may be stored already.
+    fn doubt<'l>(&mut self, lines: impl Iterator<Item = &'l Line>) {
+        let mut doubted = lines.filter(|line| line.is_in_doubt).map(|line| line.number);
+        self.unknown = doubted.next().map(|first| (first, doubted.last().unwrap_or(first)));
+    }
+
     /// A line that stays.
     fn say(&self, line: &str) {
-        eprintln!("{}{line}", self.cleared());
+        say(format_args!("{}{line}\n", self.cleared()));
     }
 
     fn show(&mut self) {
         let interval = if self.terminal { Duration::from_millis(200) } else { Duration::from_secs(5) };
         if self.shown.elapsed() >= interval {
             self.shown = Instant::now();
-            eprint!("{}", if self.terminal { format!("\r{self}\u{1b}[K") } else { format!("{self}\n") });
-            // Progress is no result: that nobody sees it is no reason to stop.
-            let _ = io::stderr().flush();
+            say(if self.terminal { format!("\r{self}\u{1b}[K") } else { format!("{self}\n") });
         }
     }
 
     fn end(&self) {
-        eprintln!("{}{self}", self.cleared());
+        self.say(&self.to_string());
     }
 
     /// What takes the line of the progress away.
@@ -301,7 +321,7 @@ impl Progress {
 
     /// What is known of an input that was not sent to its end, when its first `skip` lines had been left out.
     fn how_to_go_on(&self, input: &Input, skip: u64) -> String {
-        if self.stored == 0 && self.unknown.is_none() && self.through == skip {
+        if self.stored == 0 && self.unknown.is_none() {
             return "nothing is stored".to_owned();
         }
         let through = match (self.through, self.refused) {
@@ -311,7 +331,7 @@ impl Progress {
         };
         let unknown = match self.unknown {
             Some((first, last)) => {
-                format!("; {input} {first} to {last} may be: if they come twice, receivers know it by the id that they have")
+                format!("; {input} {first} to {last} may be: if they come twice, receivers know those by it that have an id of their own")
             }
             None => String::new(),
         };

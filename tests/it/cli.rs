@@ -1,7 +1,7 @@
 //! The commands as people run them: child processes beside a daemon.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -301,10 +301,43 @@ async fn send_names_lines_that_are_no_events_and_sends_the_others() {
     receiver.wait_for(152, WITHIN).await;
 
     let csv = site.directory.path().join("events.csv");
-    std::fs::write(&csv, "1,order.created\n".repeat(50)).expect("written");
-    let said = failure(&daemon, &["send", csv.to_str().expect("text")]);
-    assert!(said.contains("events.csv:1: is no JSON") && said.contains("no line of 20 could be sent: each must be one event"), "{said}");
+    std::fs::write(&csv, "1,order.created\n".repeat(150)).expect("written");
+    let csv = csv.to_str().expect("text");
+    let said = failure(&daemon, &["send", csv]);
+    assert!(said.contains("events.csv:1: is no JSON") && said.contains("the first 100 lines are all refused"), "{said}");
+    assert!(said.contains("nothing is stored") && !said.contains("--skip"), "{said}");
+    // Nobody reads what it says, and it says much.
+    let mut unheard = client(&daemon, &["send", csv]).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(unheard.stderr.take());
+    assert_eq!(unheard.wait().expect("it ends").code(), Some(1));
+
+    let (_, token) = daemon.call(Method::POST, "/v1/tokens", Some(json!({ "name": "n", "tenant": "acme", "role": "developer" }))).await;
+    let foreign = site.directory.path().join("foreign.ndjson");
+    let line = json!({ "type": "t", "channel": "c", "tenant": "other", "data": 1 }).to_string();
+    std::fs::write(&foreign, format!("{line}\n").repeat(300)).expect("written");
+    let key = token["key"].as_str().expect("text");
+    let said = failure(&daemon, &["send", foreign.to_str().expect("text"), "--batch", "300", "--token", key]);
+    assert!(said.contains("foreign.ndjson:1: `tenant` is not the tenant of the token; leave it out"), "{said}");
+    assert!(said.contains("the first 100 lines are all refused") && !said.contains("--skip"), "{said}");
     daemon.stop().await;
+}
+
+#[test]
+fn send_does_not_forget_that_a_try_may_have_succeeded() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    // Takes the request and is gone: whether it stored the events nobody knows, and afterwards it cannot be reached at all.
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        drop(listener);
+        assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+    });
+    let arguments = ["send", "--type", "t", "--channel", "c", "--count", "3", "--patience", "1s", "--api", &address, "--token", "t"];
+    let output = command(&arguments).output().expect("it runs");
+    peer.join().expect("it was asked");
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be reached") && said.contains("events 1 to 3 may be"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,7 +74,12 @@ mod tests {
     use super::*;
 
     fn batch(ids: &[&'static str]) -> Vec<Line> {
-        let line = |(index, id): (usize, &&'static str)| Line { number: index as u64 * 10, id: (*id).into(), json: "{}".into() };
+        let line = |(index, id): (usize, &&'static str)| Line {
+            number: index as u64 * 10,
+            id: (*id).into(),
+            json: "{}".into(),
+            is_in_doubt: false,
+        };
         ids.iter().enumerate().map(line).collect()
     }
 

@@ -20,6 +20,7 @@ use serde_json::{
 use tokio::sync::mpsc;
 
 use crate::{
+    cli::{harmless, say},
     log::record::event_from_json,
     model::{Event, FieldError, Text, Timestamp},
 };
@@ -42,6 +43,8 @@ pub struct Line {
     pub number: u64,
     pub id: Text,
     pub json: Text,
+    /// It was sent, and what became of that is not known.
+    pub is_in_doubt: bool,
 }
 
 /// A line that cannot be sent, and all that is wrong with it.
@@ -85,10 +88,12 @@ impl Input {
     }
 
     fn told_error(&self, number: u64, FieldError { path: field, message }: &FieldError) -> String {
+        // Both may repeat what stands in the input.
+        let (field, message) = (harmless(field), harmless(message));
         let right = match message.as_str() {
             message if message.contains("expected one of") || message.contains("write ") => String::new(),
             message if message.contains("tenant of the token") => "; leave it out, or give a token of that tenant".to_owned(),
-            _ => right(field).map_or_else(String::new, |right| format!("; write {right}")),
+            _ => right(&field).map_or_else(String::new, |right| format!("; write {right}")),
         };
         let place = match (self, field.as_str()) {
             (Input::Options, "type" | "channel" | "data") => return format!("--{field} {message}{right}"),
@@ -110,11 +115,7 @@ impl fmt::Display for Input {
 }
 
 impl Refusal {
-    pub fn new(number: u64, mut errors: Vec<FieldError>) -> Refusal {
-        for FieldError { message, .. } in &mut errors {
-            // A place within the line as it was sent: its members were put into another order.
-            message.truncate(message.find(" at line ").unwrap_or(message.len()));
-        }
+    pub fn new(number: u64, errors: Vec<FieldError>) -> Refusal {
         Refusal { number, errors }
     }
 }
@@ -142,7 +143,7 @@ pub fn read(input: &Input, skip: u64) -> anyhow::Result<Lines> {
         Input::File(file) => Box::new(BufReader::new(File::open(file).with_context(|| format!("{name} cannot be read"))?)),
         Input::Stdin | Input::Options => {
             if io::stdin().is_terminal() {
-                eprintln!("reading events from standard input, one JSON object on each line; Ctrl-D ends it");
+                say("reading events from standard input, one JSON object on each line; Ctrl-D ends it\n");
             }
             Box::new(BufReader::new(io::stdin()))
         }
@@ -207,14 +208,16 @@ pub fn repeat(kind: &str, channel: &str, data: &str, count: u64, skip: u64) -> a
 fn event(number: u64, text: &str) -> Result<Line, Vec<FieldError>> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).map_err(|wrong| vec![no_object(text, wrong)])?;
     let now = Timestamp::now();
-    for (field, own) in [("id", uuid::Uuid::now_v7().to_string()), ("time", now.to_string())] {
+    // As it is written: a map would keep the last of two members of one name.
+    let event = event_from_json(&Text::from(text), now, &Text::from_static(Event::DEFAULT_TENANT))?;
+    let id = if event.id.is_empty() { uuid::Uuid::now_v7().to_string().into() } else { event.id };
+    for (field, own) in [("id", &*id), ("time", &now.to_string())] {
         if fields.get(field).is_none_or(|value| value.get() == "null") {
-            fields.insert(field.to_owned(), to_raw_value(&own).expect("a text is always JSON"));
+            fields.insert(field.to_owned(), to_raw_value(own).expect("a text is always JSON"));
         }
     }
     let json = Text::from(serde_json::to_string(&fields).expect("members that were read are JSON"));
-    let event = event_from_json(&json, now, &Text::from_static(Event::DEFAULT_TENANT))?;
-    Ok(Line { number, id: event.id, json })
+    Ok(Line { number, id, json, is_in_doubt: false })
 }
 
 /// Why a line is no event, for those who sent an array, or one object over several lines.
@@ -277,6 +280,14 @@ mod tests {
             (r#"{"type":"a" "channel"}"#, "is no JSON: expected `,` or `}`, in column 13"),
             (r#"{"type":"a","#, "ends in the middle of the JSON: write each event whole on one line (`jq -c .` does it)"),
             (r#"[{"type":"a"}]"#, "is an array: write each event on a line of its own (`jq -c '.[]'` does it)"),
+            (
+                r#"{"type":"a","type":"b","channel":"c","data":1}"#,
+                "`type` is wrong: duplicate field `type`; write a text of 1 to 256 bytes, such as \"order.created\"",
+            ),
+            (
+                r#"{"type":"a","channel":"c","data":1,"direction":"x at line 3\u001b[2J\n"}"#,
+                "`direction` is wrong: unknown variant `x at line 3\\u{1b}[2J\\n`, expected one of `IN`, `OUT`, `INTERNAL`",
+            ),
             ("[api]", "is no JSON: expected value, in column 2"),
             ("7", r#"is no JSON object: write {"type": "...", "channel": "...", "data": ...}"#),
         ] {

@@ -52,6 +52,22 @@ async fn attempts_are_written_in_batches_by_shard_and_the_last_ones_when_it_stop
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_test_is_found_among_any_number_of_deliveries() {
+    for keep in [Keep::Failures, Keep::All] {
+        let (journal, writer, _, _) = journal(Config { keep, recent: 2, ..Config::default() });
+        let ordinary = delivery(timestamp_from_ms(0));
+        let test = Delivery { purpose: Purpose::Test, ..ordinary.clone() };
+        for ms in 1..20 {
+            let delivery = if ms == 5 { &test } else { &ordinary };
+            journal.record(0, &at(ms, 1, Outcome::Delivered), delivery, &of("a"));
+        }
+        writer.write().await;
+        let found: Vec<Purpose> = journal.recent(&Filter::default(), 10).iter().map(|entry| entry.purpose).collect();
+        assert_eq!((found.len(), found.iter().filter(|purpose| **purpose == Purpose::Test).count()), (3, 1), "{found:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_latest_attempts_can_be_asked_for_and_successes_do_not_bury_failures() {
     let (journal, writer, _, _) = journal(Config { recent: 2, recent_endpoints: 2, ..Config::default() });
     let delivery = delivery(timestamp_from_ms(0));
