@@ -463,7 +463,9 @@ impl App {
         let loaded = match crate::config::load(options.config_file.as_deref(), crate::config::environment()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
-                tracing::error!(%problems, "the configuration is wrong; nothing was changed");
+                for problem in &problems.0 {
+                    tracing::error!(%problem, "the configuration is wrong; nothing was changed");
+                }
                 return;
             }
         };

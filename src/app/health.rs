@@ -75,7 +75,16 @@ async fn caused(stages: &Arc<Stages>, transition: Transition, trouble: &Trouble)
     let Some(registry) = stages.registry() else { return };
     let state = transition.record.state;
     let reason = transition.record.reason.clone().unwrap_or_default();
-    tracing::info!(endpoint = %transition.endpoint, from = transition.from.as_str(), to = state.as_str(), %reason, "endpoint health changed");
+    let (endpoint, from) = (&transition.endpoint, transition.from.as_str());
+    match state {
+        HealthState::Active | HealthState::Degraded => {
+            tracing::info!(%endpoint, from, to = state.as_str(), %reason, "endpoint health changed")
+        }
+        HealthState::Inactive => tracing::warn!(
+            %endpoint, from, to = state.as_str(), %reason,
+            "endpoint health changed: nothing is delivered to it until somebody enables it (`posthaste endpoint enable ID --recover`)"
+        ),
+    }
     let Some(entry) = registry.get(&transition.endpoint) else { return };
     let positions = match state {
         HealthState::Inactive => positions(stages).await,

@@ -1,5 +1,6 @@
 //! Events that posthaste itself tells, so that they can be subscribed to like any other: `endpoint.degraded`, `endpoint.inactive`,
-//! `endpoint.recovered`, `delivery.exhausted`. Their ids are made of what they tell of, so that doubles collapse.
+//! `endpoint.recovered`, `delivery.exhausted`. Their ids are made of what they tell of, so that doubles collapse. They name the host of an endpoint and
+//! not its URL, whose path is a secret with some receivers.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -15,7 +16,7 @@ pub async fn transition(stages: &Stages, transition: &Transition, endpoint: &End
         HealthState::Inactive => "endpoint.inactive",
     };
     let data = json!({
-        "endpoint": endpoint.id, "url": endpoint.url.as_str(), "from": transition.from, "to": transition.record.state,
+        "endpoint": endpoint.id, "host": endpoint.url.host(), "from": transition.from, "to": transition.record.state,
         "score": transition.record.score, "reason": transition.record.reason,
     });
     tell(stages, format!("{}:{}", endpoint.id, transition.record.version), kind, &endpoint.tenant, transition.at, &data).await;

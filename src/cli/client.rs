@@ -24,6 +24,7 @@ use url::Url;
 
 use crate::{
     api::{self, signature},
+    cli::say,
     config,
     model::Secret,
 };
@@ -137,9 +138,12 @@ impl Client {
 
     /// A call whose answer must be a success.
     pub async fn expect(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let is_deletion = method == Method::DELETE;
         let body = body.map(|body| ("application/json", Bytes::from(body.to_string())));
         let answer = self.call(method, path, body).await?;
-        match answer.status.is_success() {
+        // A proxy or a receiver may say 200 to anything.
+        let is_ours = answer.body.is_object() || answer.body.is_string() || (answer.status == StatusCode::NO_CONTENT && is_deletion);
+        match answer.status.is_success() && is_ours {
             true => Ok(answer.body),
             false => Err(anyhow::anyhow!("{}", answer.problem())),
         }
@@ -158,12 +162,18 @@ impl Client {
                 pairs.append_pair("cursor", cursor);
             }
             let page = self.expect(Method::GET, &format!("{path}?{}", pairs.finish()), None).await?;
-            let found = page["items"].as_array().cloned().unwrap_or_default();
+            let Some(found) = page["items"].as_array().cloned() else {
+                anyhow::bail!("{}", not_the_api(&self.url, "something else than a list"))
+            };
             let more = page["next"].as_str().map(str::to_owned).filter(|next| !found.is_empty() && Some(next) != cursor.as_ref());
             items.extend(found);
             match more {
                 Some(next) if items.len() < limit => cursor = Some(next),
-                _ => return Ok(items),
+                Some(_) => {
+                    say(format_args!("these are the first {}, and there are more: give a higher --limit\n", items.len()));
+                    return Ok(items);
+                }
+                None => return Ok(items),
             }
         }
     }
@@ -209,10 +219,7 @@ impl Answer {
     /// What a problem document (RFC 9457) says, in one line; where several fields are wrong, in one for each of them.
     pub fn problem(&self) -> String {
         let Some(detail) = self.body["detail"].as_str() else {
-            return format!(
-                "{} answered {}, and not as the API of posthaste does: give its address by --api or POSTHASTE_URL",
-                self.url, self.status
-            );
+            return not_the_api(&self.url, &self.status.to_string());
         };
         let fields: Vec<(&str, &str)> = self.fields().collect();
         if fields.iter().any(|(path, _)| *path == "X-API-Signature") {
@@ -223,6 +230,8 @@ impl Answer {
             return format!("{} does not know the token: give another one by --token or POSTHASTE_TOKEN", self.url);
         }
         match fields.len() {
+            // Where the daemon could not, no field is to blame: each has the same reason.
+            _ if self.status.is_server_error() => detail.to_owned(),
             0 | 1 => format!("{detail}{}", where_to_look(detail)),
             several => {
                 let lines = fields.iter().map(|(path, message)| format!("\n  {path}: {message}"));
@@ -236,6 +245,10 @@ impl Answer {
         let errors = self.body["errors"].as_array().into_iter().flatten();
         errors.map(|error| (error["path"].as_str().unwrap_or_default(), error["message"].as_str().unwrap_or_default()))
     }
+}
+
+fn not_the_api(url: &str, what: &str) -> String {
+    format!("{url} answered {what}, and not as the API of posthaste does: give its address by --api or POSTHASTE_URL")
 }
 
 /// Which command shows what there is, for those who named what is not there.

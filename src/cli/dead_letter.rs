@@ -144,10 +144,16 @@ async fn redrive(client: &Client, what: Map<String, Value>, is_json: bool, out: 
     if is_json {
         writeln!(out, "{job:#}")?;
     } else {
-        let skipped = if job["skipped"] == 0 { "" } else { " (already sent again, no longer kept, or nothing that can be delivered)" };
+        let skipped = match job["skipped"] == 0 {
+            true => "",
+            false => {
+                " (already sent again, no longer kept, nothing that can be delivered, or an endpoint that is gone, disabled or inactive)"
+            }
+        };
         writeln!(out, "{} sent again, {} skipped{skipped}", job["redriven"], job["skipped"])?;
     }
     match job["error"].as_str() {
+        None if job["redriven"] == 0 && job["skipped"] != 0 => Err(anyhow::anyhow!("nothing was sent again")),
         None => Ok(()),
         Some(error) => Err(anyhow::anyhow!("the redrive ended early: {error}")),
     }

@@ -5,6 +5,8 @@
 //! - An event is matched against one whole state of the table: a change of an endpoint is seen entirely or not at all, so an endpoint
 //!   that matched before and after a change also matches during it.
 //! - An endpoint comes out at most once per event, whatever number of its types match.
+//! - What posthaste itself tells ([`Event::OWN_CHANNEL`]) goes to those alone that ask for its channel or for its types: who listens to everything
+//!   means everything that the producers tell.
 //! - Matching costs a fixed number of look-ups plus the matches. Neither the number of endpoints nor the number of types matters.
 //! - Readers never wait for writers.
 //!
@@ -157,7 +159,9 @@ impl Snapshot {
         let Some(scope) = self.scope(&event.tenant, channel) else { return };
         let mut take =
             |endpoints: &Endpoints| matches.extend(endpoints.iter().filter(|one| wants(one.direction, event.direction)).cloned());
-        take(&scope.any);
+        if channel.is_some() || event.channel != Event::OWN_CHANNEL {
+            take(&scope.any);
+        }
         if scope.exact > 0
             && let Some(kind) = self.kind(&event.tenant, channel, &event.kind, false)
         {

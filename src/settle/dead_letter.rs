@@ -116,6 +116,9 @@ pub struct DeadLetters {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Whether anything is delivered to an endpoint now.
+pub type Served<'a> = &'a (dyn Fn(&Text) -> bool + Send + Sync);
+
 impl DeadLetters {
     /// Begins to follow `topic`. Redriven deliveries go to `events`.
     pub fn start(
@@ -206,17 +209,29 @@ impl DeadLetters {
     }
 
     /// Sends one letter again. `known_at`: the offset of the registry at which its endpoint is as the caller sees it.
-    pub async fn redrive(self: &Arc<Self>, id: LetterId, tenant: Option<&Text>, known_at: i64) -> Result<(), RedriveError> {
+    pub async fn redrive(
+        self: &Arc<Self>,
+        id: LetterId,
+        tenant: Option<&Text>,
+        known_at: i64,
+        is_served: Served<'_>,
+    ) -> Result<(), RedriveError> {
         if !self.is_visible(id, tenant) {
             return Err(RedriveError::Unknown);
         }
-        let mut results = self.redrive_these(vec![id], known_at).await?;
+        let mut results = self.redrive_these(vec![id], known_at, is_served).await?;
         results.pop().map_or(Err(RedriveError::Unknown), |(_, result)| result)
     }
 
     /// Sends again what matches now, oldest first, and tells how far it has come. Letters that come later, also those of deliveries that
     /// fail again, are not touched. What the log cannot take ends it; asking again goes on from there.
-    pub async fn redrive_all(self: &Arc<Self>, filter: &Filter, known_at: i64, progress: &Progress) -> Result<(), LogError> {
+    pub async fn redrive_all(
+        self: &Arc<Self>,
+        filter: &Filter,
+        known_at: i64,
+        is_served: Served<'_>,
+        progress: &Progress,
+    ) -> Result<(), LogError> {
         let mut after: Option<Key> = None;
         let last = self.index().letters.last_key_value().map(|(key, _)| *key);
         let Some(last) = last else { return Ok(()) };
@@ -233,7 +248,7 @@ impl DeadLetters {
             };
             let Some(end) = keys.last() else { return Ok(()) };
             after = Some(*end);
-            for (_, result) in self.redrive_these(keys.iter().map(|(_, id)| *id).collect(), known_at).await? {
+            for (_, result) in self.redrive_these(keys.iter().map(|(_, id)| *id).collect(), known_at, is_served).await? {
                 match result {
                     Ok(()) => progress.redriven.fetch_add(1, Ordering::Relaxed),
                     Err(RedriveError::Log(error)) => return Err(error),
@@ -247,12 +262,13 @@ impl DeadLetters {
         self: &Arc<Self>,
         ids: Vec<LetterId>,
         known_at: i64,
+        is_served: Served<'_>,
     ) -> Result<Vec<(LetterId, Result<(), RedriveError>)>, LogError> {
         let claim = Claim::of(self, ids);
         let mut results = Vec::new();
         let (mut sending, mut appends) = (Vec::new(), Vec::new());
         for (id, record) in self.read(claim.ids.clone()).await? {
-            match record.ok_or(RedriveError::Unknown).and_then(|record| self.sent_again(&record, known_at)) {
+            match record.ok_or(RedriveError::Unknown).and_then(|record| self.sent_again(&record, known_at, is_served)) {
                 Ok(append) => {
                     sending.push(id);
                     appends.push(append);
@@ -285,9 +301,13 @@ impl DeadLetters {
     }
 
     /// What is appended to send a letter again.
-    fn sent_again(&self, record: &Record, known_at: i64) -> Result<Append, RedriveError> {
+    fn sent_again(&self, record: &Record, known_at: i64, is_served: Served<'_>) -> Result<Append, RedriveError> {
         let letter = decode_dead_letter(record).map_err(|unreadable| RedriveError::Impossible(unreadable.detail))?;
         match letter.thing {
+            // It would come back at once, and with another reason than the one that brought it here.
+            DeadThing::Delivery(delivery) if !is_served(&delivery.endpoint) => {
+                Err(RedriveError::Impossible(format!("nothing is delivered to its endpoint `{}`: enable that first", delivery.endpoint)))
+            }
             // Its age begins anew: it would be `expired` at once otherwise.
             DeadThing::Delivery(delivery) => {
                 let accepted_at = self.clock.now();

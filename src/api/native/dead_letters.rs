@@ -205,7 +205,7 @@ pub struct JobView {
     started_at: Timestamp,
     /// Dead letters that were sent again.
     redriven: u64,
-    /// Those that cannot be, or are not kept any more.
+    /// Those that cannot be, that are not kept any more, or whose endpoint is gone, disabled or inactive.
     skipped: u64,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -292,7 +292,10 @@ pub fn start(context: &Context, tenant: Option<Text>, work: Work) -> Result<Arc<
     let known_at = context.registry.known_at();
     tokio::spawn(async move {
         let result = match work {
-            Work::All(filter) => context.dead_letters.redrive_all(&filter, known_at, &running.progress).await,
+            Work::All(filter) => {
+                let is_served = |endpoint: &Text| is_served(&context, endpoint);
+                context.dead_letters.redrive_all(&filter, known_at, &is_served, &running.progress).await
+            }
             Work::These(ids) => redrive_these(&context, &running, known_at, ids).await,
         };
         if let Err(error) = &result {
@@ -303,10 +306,14 @@ pub fn start(context: &Context, tenant: Option<Text>, work: Work) -> Result<Arc<
     Ok(job)
 }
 
+fn is_served(context: &Context, endpoint: &str) -> bool {
+    context.registry.get(endpoint).is_some_and(|entry| entry.is_served())
+}
+
 async fn redrive_these(context: &Context, job: &Job, known_at: i64, ids: Vec<LetterId>) -> Result<(), crate::log::LogError> {
     use std::sync::atomic::Ordering::Relaxed;
     for id in ids {
-        match context.dead_letters.redrive(id, job.tenant.as_ref(), known_at).await {
+        match context.dead_letters.redrive(id, job.tenant.as_ref(), known_at, &|endpoint| is_served(context, endpoint)).await {
             Ok(()) => job.progress.redriven.fetch_add(1, Relaxed),
             Err(RedriveError::Unknown | RedriveError::Impossible(_)) => job.progress.skipped.fetch_add(1, Relaxed),
             Err(RedriveError::Log(error)) => return Err(error),

@@ -23,7 +23,9 @@ pub enum Verdict {
 /// Of the batch as it was sent: fields are named by the place of their line in it.
 pub fn judge(batch: &[Line], answer: &Answer) -> Verdict {
     if answer.status.is_success() {
-        return Verdict::Stored;
+        // A proxy or a receiver may say 200 to anything.
+        let is_all = answer.body["accepted"].as_array().is_some_and(|accepted| accepted.len() == batch.len());
+        return if is_all { Verdict::Stored } else { Verdict::Hopeless(answer.problem()) };
     }
     if may_pass(answer.status) {
         return Verdict::Later(answer.problem());
@@ -58,11 +60,8 @@ fn may_pass(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
 }
 
-/// Takes out what is stored: everything, or of a partial success what it names.
+/// Takes out what is stored: what the answer names.
 pub fn take_accepted(batch: &mut Vec<Line>, answer: &Answer) {
-    if answer.status.is_success() {
-        return batch.clear();
-    }
     let accepted: HashSet<&str> = answer.body["accepted"].as_array().into_iter().flatten().filter_map(|item| item["id"].as_str()).collect();
     batch.retain(|line| !accepted.contains(&*line.id));
 }
@@ -97,6 +96,11 @@ mod tests {
 
     #[test]
     fn an_index_of_the_batch_becomes_a_line() {
+        let all = json!({ "accepted": [{ "id": "a" }, { "id": "b" }] });
+        assert_eq!(judge(&batch(&["a", "b"]), &answer(StatusCode::ACCEPTED, all.clone())), Verdict::Stored);
+        for (status, body) in [(StatusCode::OK, json!(null)), (StatusCode::NO_CONTENT, json!({})), (StatusCode::ACCEPTED, all)] {
+            assert!(matches!(judge(&batch(&["a"]), &answer(status, body)), Verdict::Hopeless(told) if told.contains("not as the API")));
+        }
         let refused = |status, ids: &[&'static str], path: &str| {
             judge(&batch(ids), &answer(status, json!({ "detail": "d", "errors": [{ "path": path, "message": "m" }] })))
         };

@@ -51,6 +51,8 @@ fn an_event_goes_to_who_wants_its_tenant_channel_type_and_direction() {
             endpoint("everything", "t", &["sms"], &["*", "lead.*"], None),
             endpoint("incoming", "t", &[], &[], Some(Direction::In)),
             endpoint("foreign", "u", &[], &[], None),
+            endpoint("own", "t", &[Event::OWN_CHANNEL], &[], None),
+            endpoint("health", "t", &[], &["endpoint.*"], None),
         ]
         .map(RouteChange::Set),
     );
@@ -65,6 +67,8 @@ fn an_event_goes_to_who_wants_its_tenant_channel_type_and_direction() {
         ("t", "sms", "é", None, vec!["all", "channel", "everything"]),
         ("u", "sms", "lead.created", None, vec!["foreign"]),
         ("v", "sms", "lead.created", None, vec![]),
+        ("t", Event::OWN_CHANNEL, "endpoint.degraded", None, vec!["health", "own"]),
+        ("t", Event::OWN_CHANNEL, "delivery.exhausted", None, vec!["own"]),
     ] {
         assert_eq!(matched(&mut reader, &event(tenant, channel, kind, direction)), expected, "{tenant} {channel} {kind} {direction:?}");
     }

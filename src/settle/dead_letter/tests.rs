@@ -69,10 +69,13 @@ async fn redriving_twice_sends_once_also_after_a_restart() {
     let letters = start(&log, 100);
     listed(&letters, &Filter::default(), 2);
     let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
-    assert!(matches!(letters.redrive(id, Some(&"other".into()), 77).await, Err(RedriveError::Unknown)));
+    assert!(matches!(letters.redrive(id, Some(&"other".into()), 77, &|_| true).await, Err(RedriveError::Unknown)));
     assert!(letters.get(id, None).await.expect("it can be read").is_some());
-    letters.redrive(id, None, 77).await.expect("the first time");
-    assert!(matches!(letters.redrive(id, None, 77).await, Err(RedriveError::Unknown)));
+    assert!(
+        matches!(letters.redrive(id, None, 77, &|_| false).await, Err(RedriveError::Impossible(why)) if why.contains("enable that first"))
+    );
+    letters.redrive(id, None, 77, &|_| true).await.expect("the first time");
+    assert!(matches!(letters.redrive(id, None, 77, &|_| true).await, Err(RedriveError::Unknown)));
     assert_eq!(listed(&letters, &Filter::default(), 1), ["b"]);
     letters.stop();
 
@@ -97,7 +100,8 @@ async fn many_are_redriven_by_filter_and_each_once() {
     listed(&letters, &of("a"), 650);
     let (one, other) = (Progress::default(), Progress::default());
     let filter = of("a");
-    let (first, second) = tokio::join!(letters.redrive_all(&filter, 77, &one), letters.redrive_all(&filter, 77, &other));
+    let (first, second) =
+        tokio::join!(letters.redrive_all(&filter, 77, &|_| true, &one), letters.redrive_all(&filter, 77, &|_| true, &other));
     first.and(second).expect("the log takes it");
     let redriven = one.redriven.load(Ordering::Relaxed) + other.redriven.load(Ordering::Relaxed);
     assert_eq!((redriven, log.records("events").len()), (650, 650));
@@ -113,9 +117,9 @@ async fn what_the_log_does_not_take_stays_a_dead_letter() {
     listed(&letters, &of("a"), 1);
     let id = letters.list(&of("a"), None, 1).expect("a page").items[0].id;
     log.fail(|_| Some(LogError::Unavailable("disk full".into())));
-    assert!(matches!(letters.redrive(id, None, 77).await, Err(RedriveError::Log(_))));
+    assert!(matches!(letters.redrive(id, None, 77, &|_| true).await, Err(RedriveError::Log(_))));
     log.fail(|_| None);
-    letters.redrive(id, None, 77).await.expect("now it is taken");
+    letters.redrive(id, None, 77, &|_| true).await.expect("now it is taken");
     letters.stop();
 }
 
@@ -137,7 +141,7 @@ async fn the_index_keeps_the_newest_and_an_unreadable_record_goes_back_where_it_
     let letters = start(&log, 3);
     assert_eq!(listed(&letters, &Filter::default(), 3), ["-", "a", "a"]);
     let id = letters.list(&Filter::default(), None, 1).expect("a page").items[0].id;
-    letters.redrive(id, None, 77).await.expect("it can be redriven");
+    letters.redrive(id, None, 77, &|_| true).await.expect("it can be redriven");
     let sent = log.records("source").remove(0);
     assert_eq!((sent.value, sent.headers), (broken.value, broken.headers));
     letters.stop();
