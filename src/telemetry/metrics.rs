@@ -145,7 +145,7 @@ metrics! {
     gauge window_limit "posthaste_window_limit" Count "The bound of posthaste_window_used";
     gauge oldest_open_seconds "posthaste_oldest_open_seconds" Seconds "Age of the oldest record that is read and not settled";
     gauge commit_lag "posthaste_commit_lag" Count "Records settled or passed over since the last commit, over all partitions";
-    counter commits_total "posthaste_commits_total" Count ["result": &["ok", "failed"]] "Commits of positions";
+    counter commits_total "posthaste_commits_total" Count ["result": &["ok", "failed"]] "Commits of positions; on Kafka each is counted when the next one begins";
     counter rebalances_total "posthaste_rebalances_total" Count ["kind": &["assigned", "revoked", "lost"]] "Changes of the assignment";
     counter late_settlements_total "posthaste_late_settlements_total" Count "Settlements of records whose partition was already lost; without effect";
     counter dropped_acknowledgements_total "posthaste_dropped_acknowledgements_total" Count "Acknowledgements that a bug dropped; the record is read again";
